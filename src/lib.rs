@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod kernels;
 pub mod metadata;
 
 pub use error::{Error, Result};

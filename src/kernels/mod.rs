@@ -1,0 +1,215 @@
+//! Integer kernels: one scalar definition of every operation ([`reference`]), and per instruction set
+//! the convolution microkernels that must equal it bit for bit.
+//!
+//! # Layout
+//! Activations are bytes, NHWC, one pixel's channels contiguous, with a *halo* of zero-point pixels around
+//! the picture where a consumer pads. A convolution then needs neither im2col nor bounds checks: tap
+//! `(ky, kx)` of any output pixel lies at the same byte offset from that pixel's first tap, and a kernel row
+//! without dilation is one contiguous run of `KW·C` bytes.
+//!
+//! # Weights
+//! Packed once per layer for a kernel's register tile: for each block of `nr` output channels,
+//! `[k / kr][nr][kr]` signed bytes, every run of taps padded with zeros to a multiple of `kr`
+//! (a kernel may thus read up to `kr − 1` bytes past a run: tensors carry that much slack).
+//!
+//! # Requantization (the one definition)
+//! ```text
+//! v = f32(acc) · mult[c]                    acc: i32, zero-point corrections and bias folded in
+//! v = v + f32(r − zp_r) · mult_r            where a residual is added; no FMA
+//! q = i32(round_half_even(clamp(v, lo − zp, hi − zp))) + zp
+//! ```
+//! `f32(acc)` rounds half to even above 2²⁴, as CVTDQ2PS and SCVTF do.
+
+#![allow(unsafe_code)]
+
+pub mod portable;
+pub mod reference;
+#[cfg(target_arch = "x86_64")]
+pub mod x86;
+
+/// Most output pixels in any kernel's register tile.
+pub const MAX_MR: usize = 16;
+/// Most output channels in any kernel's register tile.
+pub const MAX_NR: usize = 64;
+/// Bytes after every tensor that a kernel may read, and ignore.
+pub const SLACK: usize = 64;
+
+/// How a stored byte is read: kernels differ in what their multiply instruction takes.
+/// Going from one to the other adds 128 to values and zero points alike, so results are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain {
+    /// Bytes are 0..=255.
+    U8,
+    /// Bytes are two's complement, −128..=127.
+    S8,
+}
+
+impl Domain {
+    /// The value of a stored byte.
+    #[inline]
+    pub fn decode(self, byte: u8) -> i32 {
+        match self {
+            Domain::U8 => i32::from(byte),
+            Domain::S8 => i32::from(byte as i8),
+        }
+    }
+
+    /// Smallest and largest value of a byte.
+    pub fn range(self) -> (i32, i32) {
+        match self {
+            Domain::U8 => (0, 255),
+            Domain::S8 => (-128, 127),
+        }
+    }
+}
+
+/// A contiguous run of input bytes that one kernel row (or one tap) reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Byte offset from the output pixel's first tap.
+    pub offset: usize,
+    /// Groups of `kr` bytes, the last one padded with zero weights.
+    pub steps: usize,
+}
+
+/// The requantization of one layer, in the kernel's [`Domain`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Requant {
+    /// Zero point of the output.
+    pub zero_point: i32,
+    /// Lower clamp, `lo − zero_point`.
+    pub lo: f32,
+    /// Upper clamp, `hi − zero_point`.
+    pub hi: f32,
+}
+
+impl Requant {
+    /// The shared tail of every operation: clamp, round half to even, add the zero point.
+    #[inline]
+    pub fn quantize(&self, v: f32) -> u8 {
+        // NaN cannot come from finite multipliers; `as` would make it 0, the zero point.
+        let v = v.max(self.lo).min(self.hi);
+        (v.round_ties_even() as i32 + self.zero_point) as u8
+    }
+}
+
+/// A residual input of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ResidualParams {
+    /// Zero point of the residual tensor.
+    pub zero_point: i32,
+    /// Residual scale over output scale.
+    pub mult: f32,
+}
+
+/// One register tile: `m` output pixels × `n` output channels.
+///
+/// Pointers are raw because threads share the arena; [`ConvKernel::run`]'s contract says what they must be.
+#[derive(Debug, Clone)]
+pub struct TileArgs<'a> {
+    /// First tap of each output pixel; entries past `m` repeat a valid one.
+    pub rows: [*const u8; MAX_MR],
+    /// Residual pixel (already at the block's first channel) of each output pixel; unused without `residual_params`.
+    pub residual: [*const u8; MAX_MR],
+    /// Output pixel (already at the block's first channel).
+    pub out: [*mut u8; MAX_MR],
+    /// Runs of input bytes.
+    pub runs: &'a [Run],
+    /// Packed weights of this block of channels: `Σ steps · nr · kr` bytes.
+    pub weights: &'a [i8],
+    /// Bias per channel of the block, `nr` long.
+    pub bias: &'a [i32],
+    /// Multiplier per channel of the block, `nr` long.
+    pub mult: &'a [f32],
+    /// Requantization.
+    pub requant: Requant,
+    /// Residual parameters, if a residual is added.
+    pub residual_params: Option<ResidualParams>,
+    /// Valid output pixels, 1..=mr.
+    pub m: usize,
+    /// Valid output channels, 1..=nr.
+    pub n: usize,
+}
+
+/// A convolution microkernel and what it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvKernel {
+    /// `isa-operation-MRxNRcKR`.
+    pub name: &'static str,
+    /// Name that `EDGE_ISA` selects it by.
+    pub isa: &'static str,
+    /// How it reads activation bytes.
+    pub domain: Domain,
+    /// Output pixels per tile.
+    pub mr: usize,
+    /// Output channels per tile.
+    pub nr: usize,
+    /// Input bytes per step.
+    pub kr: usize,
+    /// True where this processor can run it.
+    pub supported: fn() -> bool,
+    /// Computes one tile.
+    ///
+    /// # Safety
+    /// The processor supports the kernel; for `i < m`, `rows[i]` is readable over every run plus `kr − 1` bytes,
+    /// `out[i]` is writable and `residual[i]` (with a residual) readable for `n` bytes, and no other thread writes
+    /// what is read or touches what is written; entries of `rows` from `m` to `mr` are as readable as the others;
+    /// slices have the lengths their docs say.
+    pub run: unsafe fn(&TileArgs<'_>),
+}
+
+/// Every kernel compiled into this program, best first. Tests, benches and dispatch all walk this list.
+pub fn registry() -> &'static [ConvKernel] {
+    static KERNELS: &[ConvKernel] = &[
+        #[cfg(target_arch = "x86_64")]
+        x86::VNNI512,
+        #[cfg(target_arch = "x86_64")]
+        x86::AVX2,
+        portable::PORTABLE,
+        reference::SCALAR,
+    ];
+    KERNELS
+}
+
+/// The best kernel this processor runs, or the one named by `isa` (see [`ConvKernel::isa`]).
+pub fn select(isa: Option<&str>) -> crate::Result<&'static ConvKernel> {
+    match isa {
+        None => Ok(registry().iter().find(|k| (k.supported)()).unwrap_or(&reference::SCALAR)),
+        Some(name) => {
+            let names: Vec<_> = registry().iter().filter(|k| (k.supported)()).map(|k| k.isa).collect();
+            registry().iter().find(|k| k.isa == name && (k.supported)()).ok_or_else(|| {
+                crate::Error::Usage(format!("instruction set {name:?} is not available here; choose one of {}", names.join(", ")))
+            })
+        }
+    }
+}
+
+/// Packs one group's weights (`[out][run][bytes]`, given by `weight(out, run, byte)`) for `kernel`.
+/// `run_lens` are the bytes of each run before padding. Returns whole blocks of `nr` channels.
+pub fn pack_weights(kernel: &ConvKernel, out_channels: usize, run_lens: &[usize], weight: impl Fn(usize, usize, usize) -> i8) -> Vec<i8> {
+    let (nr, kr) = (kernel.nr, kernel.kr);
+    let steps: usize = run_lens.iter().map(|l| l.div_ceil(kr)).sum();
+    let blocks = out_channels.div_ceil(nr);
+    let mut packed = vec![0i8; blocks * steps * nr * kr];
+    let mut at = 0;
+    for block in 0..blocks {
+        for (run, &len) in run_lens.iter().enumerate() {
+            for step in 0..len.div_ceil(kr) {
+                for j in 0..nr {
+                    let out = block * nr + j;
+                    for k in 0..kr {
+                        let byte = step * kr + k;
+                        if out < out_channels && byte < len {
+                            packed[at + j * kr + k] = weight(out, run, byte);
+                        }
+                    }
+                }
+                at += nr * kr;
+            }
+        }
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests;

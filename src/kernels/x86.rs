@@ -1,0 +1,147 @@
+//! AVX2 and AVX-512 VNNI microkernels.
+//!
+//! Both keep a tile of i32 accumulators in registers and requantize from there.
+
+use super::{ConvKernel, Domain, MAX_MR, TileArgs};
+use std::arch::x86_64::*;
+
+/// VPDPBUSD, 12 pixels × 32 channels: 24 accumulators, 2 weight registers, one broadcast.
+pub const VNNI512: ConvKernel = ConvKernel {
+    name: "avx512vnni-conv-12x32c4",
+    isa: "avx512vnni",
+    domain: Domain::U8,
+    mr: 12,
+    nr: 32,
+    kr: 4,
+    supported: || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni"),
+    run: vnni512_tile,
+};
+
+/// VPMADDWD on widened bytes, 6 pixels × 16 channels. VPMADDUBSW would saturate: 255·127·2 > 32,767.
+pub const AVX2: ConvKernel = ConvKernel {
+    name: "avx2-conv-6x16c2",
+    isa: "avx2",
+    domain: Domain::U8,
+    mr: 6,
+    nr: 16,
+    kr: 2,
+    supported: || is_x86_feature_detected!("avx2"),
+    run: avx2_tile,
+};
+
+/// # Safety
+/// See [`ConvKernel::run`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn vnni512_tile(t: &TileArgs<'_>) {
+    // A tail of a few pixels should not pay for twelve.
+    // SAFETY: the contract is the same for every height that covers m.
+    unsafe {
+        match t.m {
+            0..=2 => vnni512_rows::<2>(t),
+            3..=4 => vnni512_rows::<4>(t),
+            5..=8 => vnni512_rows::<8>(t),
+            _ => vnni512_rows::<12>(t),
+        }
+    }
+}
+
+/// # Safety
+/// See [`ConvKernel::run`]; `m <= MR`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
+    debug_assert!(t.m <= MR && t.bias.len() >= 32 && t.mult.len() >= 32);
+    // SAFETY: per-channel slices hold nr = 32 entries; weights hold 128 bytes a step; rows are readable.
+    unsafe {
+        let bias = [_mm512_loadu_si512(t.bias.as_ptr().cast()), _mm512_loadu_si512(t.bias.as_ptr().add(16).cast())];
+        let mut acc = [bias; MR];
+        let mut w = t.weights.as_ptr();
+        for run in t.runs {
+            let mut x = [std::ptr::null::<u8>(); MR];
+            for (x, row) in x.iter_mut().zip(&t.rows) {
+                *x = row.add(run.offset);
+            }
+            for s in 0..run.steps {
+                let w0 = _mm512_loadu_si512(w.cast());
+                let w1 = _mm512_loadu_si512(w.add(64).cast());
+                w = w.add(128);
+                for (acc, x) in acc.iter_mut().zip(&x) {
+                    let x = _mm512_set1_epi32(x.add(4 * s).cast::<i32>().read_unaligned());
+                    acc[0] = _mm512_dpbusd_epi32(acc[0], x, w0);
+                    acc[1] = _mm512_dpbusd_epi32(acc[1], x, w1);
+                }
+            }
+        }
+        let mult = [_mm512_loadu_ps(t.mult.as_ptr()), _mm512_loadu_ps(t.mult.as_ptr().add(16))];
+        let (lo, hi) = (_mm512_set1_ps(t.requant.lo), _mm512_set1_ps(t.requant.hi));
+        let zero_point = _mm512_set1_epi32(t.requant.zero_point);
+        for (i, acc) in acc.iter().enumerate().take(t.m) {
+            for half in 0..2 {
+                let n = t.n.saturating_sub(16 * half).min(16);
+                let mask = ((1u32 << n) - 1) as __mmask16;
+                let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[half]), mult[half]);
+                if let Some(p) = t.residual_params {
+                    let r = _mm_maskz_loadu_epi8(mask, t.residual[i].add(16 * half).cast());
+                    let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), _mm512_set1_epi32(p.zero_point));
+                    v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_set1_ps(p.mult)));
+                }
+                let v = _mm512_min_ps(_mm512_max_ps(v, lo), hi);
+                let q = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point);
+                _mm512_mask_cvtepi32_storeu_epi8(t.out[i].add(16 * half).cast(), mask, q);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// See [`ConvKernel::run`].
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_tile(t: &TileArgs<'_>) {
+    const MR: usize = 6;
+    const { assert!(MR <= MAX_MR) };
+    debug_assert!(t.bias.len() >= 16 && t.mult.len() >= 16);
+    // SAFETY: per-channel slices hold nr = 16 entries; weights hold 32 bytes a step; rows are readable.
+    unsafe {
+        let bias = [_mm256_loadu_si256(t.bias.as_ptr().cast()), _mm256_loadu_si256(t.bias.as_ptr().add(8).cast())];
+        let mut acc = [bias; MR];
+        let mut w = t.weights.as_ptr();
+        for run in t.runs {
+            for s in 0..run.steps {
+                let w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.cast()));
+                let w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(16).cast()));
+                w = w.add(32);
+                for (acc, row) in acc.iter_mut().zip(&t.rows) {
+                    let pair = row.add(run.offset + 2 * s).cast::<u16>().read_unaligned();
+                    // Two bytes become two zero-extended 16-bit halves of one 32-bit lane.
+                    let pair = u32::from(pair);
+                    let x = _mm256_set1_epi32(((pair & 0xff) | (pair & 0xff00) << 8) as i32);
+                    acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(x, w0));
+                    acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(x, w1));
+                }
+            }
+        }
+        let (lo, hi) = (_mm256_set1_ps(t.requant.lo), _mm256_set1_ps(t.requant.hi));
+        let zero_point = _mm256_set1_epi32(t.requant.zero_point);
+        for (i, acc) in acc.iter().enumerate().take(t.m) {
+            let mut residual = [0u8; 16];
+            if t.residual_params.is_some() {
+                std::ptr::copy_nonoverlapping(t.residual[i], residual.as_mut_ptr(), t.n);
+            }
+            let mut bytes = [0u8; 16];
+            for half in 0..2 {
+                let mult = _mm256_loadu_ps(t.mult.as_ptr().add(8 * half));
+                let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[half]), mult);
+                if let Some(p) = t.residual_params {
+                    let r = _mm256_cvtepu8_epi32(_mm_loadl_epi64(residual.as_ptr().add(8 * half).cast()));
+                    let r = _mm256_sub_epi32(r, _mm256_set1_epi32(p.zero_point));
+                    v = _mm256_add_ps(v, _mm256_mul_ps(_mm256_cvtepi32_ps(r), _mm256_set1_ps(p.mult)));
+                }
+                let v = _mm256_min_ps(_mm256_max_ps(v, lo), hi);
+                let q = _mm256_add_epi32(_mm256_cvtps_epi32(v), zero_point);
+                // Values are 0..=255: both saturating packs are exact.
+                let q = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+                _mm_storel_epi64(bytes.as_mut_ptr().add(8 * half).cast(), _mm_packus_epi16(q, q));
+            }
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), t.out[i], t.n);
+        }
+    }
+}
