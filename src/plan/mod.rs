@@ -1,0 +1,246 @@
+//! From a [`Graph`] to a [`Program`]: shapes, layouts, packed weights and arena addresses, all decided at load.
+
+mod arena;
+mod build;
+
+pub use build::build;
+
+use crate::graph::Window;
+use crate::kernels::{ConvKernel, Requant, ResidualParams, Run};
+
+/// A tensor's place in the arena: NHWC (batch 1), with a halo of zero-point pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Byte offset of the slot, halo included.
+    pub base: usize,
+    /// Height, width, channels without the halo.
+    pub shape: [usize; 3],
+    /// Halo pixels: top, left, bottom, right.
+    pub halo: [usize; 4],
+    /// Zero point, in the kernel's domain.
+    pub zero_point: i32,
+}
+
+impl Buffer {
+    /// Bytes from one pixel row to the next.
+    pub fn row_stride(&self) -> usize {
+        (self.shape[1] + self.halo[1] + self.halo[3]) * self.shape[2]
+    }
+
+    /// Pixel rows, halo included.
+    pub fn rows(&self) -> usize {
+        self.shape[0] + self.halo[0] + self.halo[2]
+    }
+
+    /// Bytes, halo included, slack excluded.
+    pub fn len(&self) -> usize {
+        self.rows() * self.row_stride()
+    }
+
+    /// True for a tensor without values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Byte offset in the arena of pixel (y, x) of the picture.
+    pub fn at(&self, y: usize, x: usize) -> usize {
+        self.base + (y + self.halo[0]) * self.row_stride() + (x + self.halo[1]) * self.shape[2]
+    }
+}
+
+/// A convolution, ready to run.
+#[derive(Debug)]
+pub struct Conv {
+    /// Input; its halo covers the padding.
+    pub src: Buffer,
+    /// Output.
+    pub dst: Buffer,
+    /// Residual of the output's shape.
+    pub residual: Option<(Buffer, ResidualParams)>,
+    /// Padding at the top and left.
+    pub pad: [usize; 2],
+    /// Vertical and horizontal step.
+    pub stride: [usize; 2],
+    /// Channel groups.
+    pub groups: usize,
+    /// What one output pixel reads, from its first tap.
+    pub runs: Vec<Run>,
+    /// `[group][block]` packed weights.
+    pub weights: Vec<i8>,
+    /// Bytes of one packed block.
+    pub block_len: usize,
+    /// `[group][block][nr]`, zero-point correction included.
+    pub bias: Vec<i32>,
+    /// `[group][block][nr]`.
+    pub mult: Vec<f32>,
+    /// Requantization.
+    pub requant: Requant,
+    /// Walk blocks of channels in the outer loop (heavy weights) rather than pixels.
+    pub channels_outer: bool,
+}
+
+/// What a fully connected layer makes.
+#[derive(Debug)]
+pub enum GemmOutput {
+    /// `f32(acc) · scale[c]` into a float target.
+    Float {
+        /// Index of the target.
+        target: usize,
+    },
+    /// Requantized with `scale[c]` as multiplier.
+    Quantized {
+        /// Output.
+        dst: Buffer,
+        /// Requantization.
+        requant: Requant,
+    },
+}
+
+/// One step of a program. Quantities are in the kernel's domain.
+#[derive(Debug)]
+pub enum Step {
+    /// f32 NCHW source → bytes.
+    Quantize {
+        /// Index of the source.
+        source: usize,
+        /// Output.
+        dst: Buffer,
+        /// Divides before rounding.
+        scale: f32,
+        /// Requantization.
+        requant: Requant,
+    },
+    /// Convolution.
+    Conv(Box<Conv>),
+    /// Fully connected.
+    Gemm {
+        /// Input, without halo.
+        src: Buffer,
+        /// `[out][in]`, input order HWC.
+        weights: Vec<i8>,
+        /// Zero-point correction included.
+        bias: Vec<i32>,
+        /// One per output.
+        scale: Vec<f32>,
+        /// Result.
+        output: GemmOutput,
+    },
+    /// Largest value of each window.
+    MaxPool {
+        /// Input.
+        src: Buffer,
+        /// Output.
+        dst: Buffer,
+        /// Geometry.
+        window: Window,
+    },
+    /// Mean of each window: `f32(Σ(x − zp)) · (s_x / (s_y · count))`.
+    AveragePool {
+        /// Input.
+        src: Buffer,
+        /// Output.
+        dst: Buffer,
+        /// Geometry.
+        window: Window,
+        /// Divide by the window's size even where it is partly padding.
+        count_include_pad: bool,
+        /// Input and output scale.
+        scales: [f32; 2],
+        /// Requantization.
+        requant: Requant,
+    },
+    /// `f32(a − zp_a)·m_a + f32(b − zp_b)·m_b`.
+    Add {
+        /// Inputs.
+        src: [Buffer; 2],
+        /// Input scale over output scale.
+        mult: [f32; 2],
+        /// Output.
+        dst: Buffer,
+        /// Requantization.
+        requant: Requant,
+    },
+    /// Any function of one byte, into channels `channel..` of the output.
+    Lookup {
+        /// Input.
+        src: Buffer,
+        /// Output.
+        dst: Buffer,
+        /// First output channel.
+        channel: usize,
+        /// Result of each byte.
+        table: Box<[u8; 256]>,
+    },
+    /// Bytes → f32 NCHW target.
+    Dequantize {
+        /// Input.
+        src: Buffer,
+        /// Index of the target.
+        target: usize,
+        /// Scale.
+        scale: f32,
+    },
+}
+
+impl Step {
+    /// The quantized tensor this step writes.
+    pub fn dst(&self) -> Option<&Buffer> {
+        match self {
+            Step::Conv(c) => Some(&c.dst),
+            Step::Quantize { dst, .. }
+            | Step::MaxPool { dst, .. }
+            | Step::AveragePool { dst, .. }
+            | Step::Add { dst, .. }
+            | Step::Lookup { dst, .. }
+            | Step::Gemm { output: GemmOutput::Quantized { dst, .. }, .. } => Some(dst),
+            Step::Gemm { .. } | Step::Dequantize { .. } => None,
+        }
+    }
+}
+
+/// What `inspect` says of one step.
+#[derive(Debug, Clone)]
+pub struct StepInfo {
+    /// ONNX node name.
+    pub name: String,
+    /// Operator.
+    pub op: &'static str,
+    /// Kernel that runs it.
+    pub kernel: &'static str,
+    /// Input shapes, NCHW.
+    pub inputs: Vec<Vec<usize>>,
+    /// Output shape, NCHW.
+    pub output: Vec<usize>,
+    /// Output scale and zero point as in the model file.
+    pub quant: Option<(f32, i32)>,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// Packed weights, bias and multipliers.
+    pub weight_bytes: u64,
+}
+
+/// A float value that enters or leaves a region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// ONNX name.
+    pub name: String,
+    /// ONNX shape, batch 1.
+    pub shape: Vec<usize>,
+}
+
+/// A region, ready to run.
+#[derive(Debug)]
+pub struct Program {
+    /// Convolution kernel.
+    pub kernel: &'static ConvKernel,
+    /// In execution order.
+    pub steps: Vec<Step>,
+    /// One per step.
+    pub info: Vec<StepInfo>,
+    /// Size of the arena, slack included.
+    pub arena_bytes: usize,
+    /// Float inputs.
+    pub sources: Vec<Port>,
+    /// Float outputs.
+    pub targets: Vec<Port>,
+}
