@@ -4,7 +4,10 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod exec;
+pub mod graph;
 pub mod kernels;
 pub mod metadata;
+pub mod plan;
 
 pub use error::{Error, Result};

@@ -25,14 +25,20 @@ impl Shape {
 
 /// Plans `graph` for one image whose float sources have the ONNX shapes that `source_shape` gives.
 pub fn build(graph: &Graph, kernel: &'static ConvKernel, source_shape: impl Fn(&str) -> Result<Vec<usize>>) -> Result<Program> {
-    let sources: Vec<Port> = graph
-        .sources()
-        .into_iter()
-        .map(|name| Ok(Port { name: name.to_owned(), shape: source_shape(name)? }))
-        .collect::<Result<_>>()?;
+    let sources: Vec<Port> =
+        graph.sources().into_iter().map(|name| Ok(Port { name: name.to_owned(), shape: source_shape(name)? })).collect::<Result<_>>()?;
     let shapes = infer_shapes(graph, &sources)?;
     let buffers = place(graph, &shapes, kernel)?;
-    let mut builder = Builder { graph, kernel, shapes: &shapes, buffers: &buffers.0, sources: &sources, targets: Vec::new(), steps: Vec::new(), info: Vec::new() };
+    let mut builder = Builder {
+        graph,
+        kernel,
+        shapes: &shapes,
+        buffers: &buffers.0,
+        sources: &sources,
+        targets: Vec::new(),
+        steps: Vec::new(),
+        info: Vec::new(),
+    };
     for node in &graph.nodes {
         builder.lower(node)?;
     }
@@ -56,7 +62,9 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
             if x.flat {
                 return Err(shape_error(node, "a picture [1, C, H, W] is needed, not a vector"));
             }
-            window.output([x.hwc[0], x.hwc[1]]).ok_or_else(|| shape_error(node, format!("the window {:?} does not fit an input of {:?}", window.kernel, x.onnx())))
+            window
+                .output([x.hwc[0], x.hwc[1]])
+                .ok_or_else(|| shape_error(node, format!("the window {:?} does not fit an input of {:?}", window.kernel, x.onnx())))
         };
         let out = match &node.op {
             Op::Quantize { source } => {
@@ -64,7 +72,12 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
                 match port.shape[..] {
                     [1, c, h, w] if c * h * w > 0 => Shape { hwc: [h, w, c], flat: false },
                     [1, c] if c > 0 => Shape { hwc: [1, 1, c], flat: true },
-                    _ => return Err(shape_error(node, format!("`{source}` has shape {:?}; [1, C, H, W] or [1, C] is supported", port.shape))),
+                    _ => {
+                        return Err(shape_error(
+                            node,
+                            format!("`{source}` has shape {:?}; [1, C, H, W] or [1, C] is supported", port.shape),
+                        ));
+                    }
                 }
             }
             Op::Conv { weights, window, groups, residual, .. } => {
@@ -72,7 +85,13 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
                 let [h, w] = windowed(window, x)?;
                 let taps = window.kernel[0] * window.kernel[1];
                 if x.hwc[2] % groups != 0 || weights.out % groups != 0 || weights.per_out != x.hwc[2] / groups * taps {
-                    return Err(shape_error(node, format!("weights for {} inputs per output do not match {} input channels in {groups} groups", weights.per_out, x.hwc[2])));
+                    return Err(shape_error(
+                        node,
+                        format!(
+                            "weights for {} inputs per output do not match {} input channels in {groups} groups",
+                            weights.per_out, x.hwc[2]
+                        ),
+                    ));
                 }
                 let out = Shape { hwc: [h, w, weights.out], flat: false };
                 if *residual && inputs[1].hwc != out.hwc {
@@ -94,7 +113,10 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
             Op::AveragePool { window: None, .. } => Shape { hwc: [1, 1, inputs[0].hwc[2]], flat: false },
             Op::Add { .. } => {
                 if inputs[0].hwc != inputs[1].hwc {
-                    return Err(shape_error(node, format!("{:?} and {:?} differ; broadcasting is not supported", inputs[0].onnx(), inputs[1].onnx())));
+                    return Err(shape_error(
+                        node,
+                        format!("{:?} and {:?} differ; broadcasting is not supported", inputs[0].onnx(), inputs[1].onnx()),
+                    ));
                 }
                 inputs[0]
             }
@@ -183,7 +205,11 @@ impl Builder<'_> {
         let (min, max) = q.dtype.range();
         // Rounding is monotone: clamping real values and then rounding equals clamping rounded values.
         let bound = |real: f32, otherwise: i32| {
-            if real.is_finite() { ((real / q.scale).round_ties_even() as i32).saturating_add(q.zero_point).clamp(min, max) } else { otherwise }
+            if real.is_finite() {
+                ((real / q.scale).round_ties_even() as i32).saturating_add(q.zero_point).clamp(min, max)
+            } else {
+                otherwise
+            }
         };
         let (lo, hi) = (bound(clamp.lo, min), bound(clamp.hi, max));
         Requant { zero_point: self.buffers[out].zero_point, lo: (lo - q.zero_point) as f32, hi: (hi - q.zero_point) as f32 }
@@ -222,7 +248,12 @@ impl Builder<'_> {
         match &node.op {
             Op::Quantize { source } => {
                 let index = self.sources.iter().position(|p| p.name == *source).ok_or_else(|| shape_error(node, "unknown source"))?;
-                let step = Step::Quantize { source: index, dst: dst(), scale: self.quant(out).scale, requant: self.requant(out, Clamp::default()) };
+                let step = Step::Quantize {
+                    source: index,
+                    dst: dst(),
+                    scale: self.quant(out).scale,
+                    requant: self.requant(out, Clamp::default()),
+                };
                 self.push(node, step, 0, 0, "quantize");
             }
             Op::Conv { weights, window, groups, residual, clamp } => self.conv(node, weights, window, *groups, *residual, *clamp)?,
@@ -374,7 +405,10 @@ impl Builder<'_> {
             }
             (None, Some(out)) => {
                 let y = self.quant(out).scale;
-                (weights.scale.iter().map(|s| x * s / y).collect(), GemmOutput::Quantized { dst: self.buffers[out], requant: self.requant(out, clamp) })
+                (
+                    weights.scale.iter().map(|s| x * s / y).collect(),
+                    GemmOutput::Quantized { dst: self.buffers[out], requant: self.requant(out, clamp) },
+                )
             }
             (None, None) => return Err(shape_error(node, "it has no output")),
         };
@@ -391,7 +425,10 @@ fn fold_bias(node: &Node, weights: &Weights, out: usize, zero_point: i32) -> Res
     let magnitude: i64 = row.iter().map(|&w| i64::from(w).abs()).sum();
     let bias = i64::from(weights.bias[out]) - i64::from(zero_point) * sum;
     if bias.abs() + 255 * magnitude > i64::from(i32::MAX) {
-        return Err(Error::UnsupportedModel(format!("node `{}`: the accumulator of output channel {out} can exceed 32 bits; check its bias and scales", node.name)));
+        return Err(Error::UnsupportedModel(format!(
+            "node `{}`: the accumulator of output channel {out} can exceed 32 bits; check its bias and scales",
+            node.name
+        )));
     }
     Ok(bias as i32)
 }
@@ -399,7 +436,10 @@ fn fold_bias(node: &Node, weights: &Weights, out: usize, zero_point: i32) -> Res
 /// Multipliers so large that a 32-bit accumulator times one overflows f32 come from broken scales.
 fn check_multipliers(node: &Node, mult: &[f32]) -> Result<()> {
     match mult.iter().find(|m| !(m.is_finite() && **m <= 1e20)) {
-        Some(m) => Err(Error::UnsupportedModel(format!("node `{}`: scales give the multiplier {m}; check scales of inputs, weights and output", node.name))),
+        Some(m) => Err(Error::UnsupportedModel(format!(
+            "node `{}`: scales give the multiplier {m}; check scales of inputs, weights and output",
+            node.name
+        ))),
         None => Ok(()),
     }
 }

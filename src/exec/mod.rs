@@ -1,0 +1,89 @@
+//! Runs a [`Program`]: persistent threads walk its steps together over one arena.
+//!
+//! A steady-state inference allocates nothing.
+
+#![allow(unsafe_code)]
+
+mod pool;
+mod steps;
+
+pub use pool::{Barrier, Poisoned, Pool};
+
+use crate::plan::Program;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// One 64-byte cache line, so that a `Vec` of them is aligned.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; 64]);
+
+/// A program with its memory and threads.
+pub struct Executor {
+    program: Arc<Program>,
+    arena: Vec<Line>,
+    outputs: Vec<Vec<f32>>,
+    pool: Arc<Pool>,
+}
+
+/// What the threads of one inference share. Every byte is written by one thread a step, and read by others
+/// only after the barrier that ends the step.
+#[derive(Clone, Copy)]
+struct Memory {
+    arena: *mut u8,
+    inputs: *const &'static [f32],
+    outputs: *mut Vec<f32>,
+}
+
+// SAFETY: the pointers are used under the rule above, which steps and the barrier uphold.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Executor {
+    /// Allocates the arena and the outputs.
+    pub fn new(program: Arc<Program>, pool: Arc<Pool>) -> Self {
+        let arena = vec![Line([0; 64]); program.arena_bytes.div_ceil(64)];
+        let outputs = program.targets.iter().map(|p| vec![0.0; p.shape.iter().product()]).collect();
+        Executor { program, arena, outputs, pool }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// One inference: `inputs` as [`Program::sources`] says, results as [`Program::targets`] says.
+    pub fn run(&mut self, inputs: &[&[f32]]) -> Result<&[Vec<f32>]> {
+        let program = &*self.program;
+        if inputs.len() != program.sources.len() {
+            return Err(Error::Shape(format!("{} inputs given, {} expected", inputs.len(), program.sources.len())));
+        }
+        for (input, port) in inputs.iter().zip(&program.sources) {
+            if input.len() != port.shape.iter().product::<usize>() {
+                return Err(Error::Shape(format!(
+                    "input `{}` has {} values; its shape {:?} has {}",
+                    port.name,
+                    input.len(),
+                    port.shape,
+                    port.shape.iter().product::<usize>()
+                )));
+            }
+        }
+        let memory = Memory { arena: self.arena.as_mut_ptr().cast(), inputs: inputs.as_ptr().cast(), outputs: self.outputs.as_mut_ptr() };
+        let threads = self.pool.threads();
+        self.pool
+            .run(&|thread, barrier: &Barrier| {
+                for step in &program.steps {
+                    // SAFETY: the plan's addresses lie in the arena, lengths were checked above, and the barrier
+                    // separates steps; `inputs` and `outputs` outlive `Pool::run`.
+                    unsafe { steps::run(program.kernel, step, &memory, thread, threads) };
+                    if barrier.wait().is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|Poisoned| Error::Shape("a worker thread failed inside a kernel; this is a bug in edge-infer".into()))?;
+        Ok(&self.outputs)
+    }
+}

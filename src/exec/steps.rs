@@ -1,0 +1,233 @@
+//! What one thread does of one step.
+
+use super::Memory;
+use crate::graph::Window;
+use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, TileArgs};
+use crate::plan::{Buffer, Conv, GemmOutput, Step};
+use std::ops::Range;
+
+/// The share of `total` units that `thread` takes.
+fn share(total: usize, thread: usize, threads: usize) -> Range<usize> {
+    total * thread / threads..total * (thread + 1) / threads
+}
+
+/// # Safety
+/// The step belongs to a program whose arena, sources and targets `memory` holds, and all threads run the same step.
+pub unsafe fn run(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usize, threads: usize) {
+    let domain = kernel.domain;
+    let share = |total| share(total, thread, threads);
+    // SAFETY (all blocks below): buffers lie in the arena; threads write disjoint rows or channels of `dst`,
+    // and nothing else writes `src` during the step.
+    unsafe {
+        if let Some(dst) = step.dst()
+            && thread == 0
+        {
+            fill_halo(memory.arena, dst);
+        }
+        match step {
+            Step::Quantize { source, dst, scale, requant } => {
+                let input = *memory.inputs.add(*source);
+                let [h, w, c] = dst.shape;
+                for y in share(h) {
+                    let out = memory.arena.add(dst.at(y, 0));
+                    for ch in 0..c {
+                        let row = &input[(ch * h + y) * w..][..w];
+                        for (x, &v) in row.iter().enumerate() {
+                            *out.add(x * c + ch) = quantize(v, *scale, requant);
+                        }
+                    }
+                }
+            }
+            Step::Conv(conv) => run_conv(kernel, conv, memory.arena, thread, threads),
+            Step::Gemm { src, weights, bias, scale, output } => {
+                let x = std::slice::from_raw_parts(memory.arena.add(src.base), src.len());
+                let range = share(bias.len());
+                for o in range {
+                    let w = &weights[o * x.len()..][..x.len()];
+                    let acc = x.iter().zip(w).fold(bias[o], |acc, (&x, &w)| acc + domain.decode(x) * i32::from(w));
+                    let v = acc as f32 * scale[o];
+                    match output {
+                        GemmOutput::Float { target } => *(*memory.outputs.add(*target)).as_mut_ptr().add(o) = v,
+                        GemmOutput::Quantized { dst, requant } => *memory.arena.add(dst.at(0, 0) + o) = requant.quantize(v),
+                    }
+                }
+            }
+            Step::MaxPool { src, dst, window } => {
+                for y in share(dst.shape[0]) {
+                    for x in 0..dst.shape[1] {
+                        let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, x)), dst.shape[2]);
+                        out.fill(domain.range().0 as u8);
+                        each_tap(src, window, y, x, |iy, ix| {
+                            let tap = std::slice::from_raw_parts(memory.arena.add(src.at(iy, ix)), out.len());
+                            match domain {
+                                Domain::U8 => out.iter_mut().zip(tap).for_each(|(o, &t)| *o = (*o).max(t)),
+                                Domain::S8 => out.iter_mut().zip(tap).for_each(|(o, &t)| *o = (*o as i8).max(t as i8) as u8),
+                            }
+                        });
+                    }
+                }
+            }
+            Step::AveragePool { src, dst, window, count_include_pad, scales, requant } => {
+                // Channels are shared out, since a global pool has one pixel only.
+                let channels = share(dst.shape[2]);
+                let mut sums = [0i32; 64];
+                for y in 0..dst.shape[0] {
+                    for x in 0..dst.shape[1] {
+                        for first in channels.clone().step_by(sums.len()) {
+                            let n = sums.len().min(channels.end - first);
+                            let sums = &mut sums[..n];
+                            sums.fill(0);
+                            let mut count = 0;
+                            each_tap(src, window, y, x, |iy, ix| {
+                                let tap = std::slice::from_raw_parts(memory.arena.add(src.at(iy, ix) + first), n);
+                                sums.iter_mut().zip(tap).for_each(|(s, &t)| *s += domain.decode(t) - src.zero_point);
+                                count += 1;
+                            });
+                            let count = if *count_include_pad { window.kernel[0] * window.kernel[1] } else { count.max(1) };
+                            let mult = scales[0] / (scales[1] * count as f32);
+                            let out = memory.arena.add(dst.at(y, x) + first);
+                            sums.iter().enumerate().for_each(|(i, &s)| *out.add(i) = requant.quantize(s as f32 * mult));
+                        }
+                    }
+                }
+            }
+            Step::Add { src: [a, b], mult, dst, requant } => {
+                let n = dst.shape[1] * dst.shape[2];
+                for y in share(dst.shape[0]) {
+                    let pa = std::slice::from_raw_parts(memory.arena.add(a.at(y, 0)), n);
+                    let pb = std::slice::from_raw_parts(memory.arena.add(b.at(y, 0)), n);
+                    let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, 0)), n);
+                    for ((o, &qa), &qb) in out.iter_mut().zip(pa).zip(pb) {
+                        let va = (domain.decode(qa) - a.zero_point) as f32 * mult[0];
+                        let vb = (domain.decode(qb) - b.zero_point) as f32 * mult[1];
+                        *o = requant.quantize(va + vb);
+                    }
+                }
+            }
+            Step::Lookup { src, dst, channel, table } => {
+                for y in share(dst.shape[0]) {
+                    for x in 0..dst.shape[1] {
+                        let tap = std::slice::from_raw_parts(memory.arena.add(src.at(y, x)), src.shape[2]);
+                        let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, x) + channel), src.shape[2]);
+                        out.iter_mut().zip(tap).for_each(|(o, &t)| *o = table[usize::from(t)]);
+                    }
+                }
+            }
+            Step::Dequantize { src, target, scale } => {
+                let [h, w, c] = src.shape;
+                let out = (*memory.outputs.add(*target)).as_mut_ptr();
+                for y in share(h) {
+                    for x in 0..w {
+                        for ch in 0..c {
+                            let q = domain.decode(*memory.arena.add(src.at(y, x) + ch));
+                            *out.add((ch * h + y) * w + x) = (q - src.zero_point) as f32 * scale;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// ONNX `QuantizeLinear`: `saturate(round_half_even(x / scale) + zero_point)`; NaN becomes the zero point.
+fn quantize(v: f32, scale: f32, requant: &Requant) -> u8 {
+    let v = v / scale;
+    requant.quantize(if v.is_nan() { 0.0 } else { v })
+}
+
+/// Calls `f(y, x)` for every tap of a window that lies in the picture.
+fn each_tap(src: &Buffer, window: &Window, y: usize, x: usize, mut f: impl FnMut(usize, usize)) {
+    for ky in 0..window.kernel[0] {
+        let iy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pad[0]);
+        for kx in 0..window.kernel[1] {
+            let ix = (x * window.stride[1] + kx * window.dilation[1]).wrapping_sub(window.pad[1]);
+            if iy < src.shape[0] && ix < src.shape[1] {
+                f(iy, ix);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `dst` lies in the arena, and no other thread touches its halo.
+unsafe fn fill_halo(arena: *mut u8, dst: &Buffer) {
+    if dst.halo == [0; 4] {
+        return;
+    }
+    let (stride, c, zero_point) = (dst.row_stride(), dst.shape[2], dst.zero_point as u8);
+    let (left, right) = (dst.halo[1] * c, dst.halo[3] * c);
+    // SAFETY: all ranges lie within the buffer.
+    unsafe {
+        let base = arena.add(dst.base);
+        base.write_bytes(zero_point, dst.halo[0] * stride);
+        base.add((dst.halo[0] + dst.shape[0]) * stride).write_bytes(zero_point, dst.halo[2] * stride);
+        for y in dst.halo[0]..dst.halo[0] + dst.shape[0] {
+            base.add(y * stride).write_bytes(zero_point, left);
+            base.add((y + 1) * stride - right).write_bytes(zero_point, right);
+        }
+    }
+}
+
+/// # Safety
+/// As [`run`].
+unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usize, threads: usize) {
+    let [oh, ow, oc] = conv.dst.shape;
+    let out_per_group = oc / conv.groups;
+    let in_per_group = conv.src.shape[2] / conv.groups;
+    let blocks = out_per_group.div_ceil(kernel.nr);
+    let all_blocks = blocks * conv.groups;
+    let (pixels, mr, nr) = (oh * ow, kernel.mr, kernel.nr);
+    let tiles = pixels.div_ceil(mr);
+    let first_tap = |p: usize| {
+        let (y, x) = (p / ow * conv.stride[0], p % ow * conv.stride[1]);
+        // The halo covers the padding, so this never goes below the slot.
+        conv.src.base
+            + (y + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
+            + (x + conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2]
+    };
+    let mut rows = [std::ptr::null::<u8>(); MAX_MR];
+    let mut row_tile = usize::MAX;
+    for unit in share(tiles * all_blocks, thread, threads) {
+        let (tile, block) = if conv.channels_outer { (unit % tiles, unit / tiles) } else { (unit / all_blocks, unit % all_blocks) };
+        let (group, first) = (block / blocks, block % blocks * nr);
+        let m = mr.min(pixels - tile * mr);
+        let pixel = |i: usize| tile * mr + i.min(m - 1);
+        if tile != row_tile {
+            row_tile = tile;
+            for (i, row) in rows.iter_mut().enumerate().take(mr) {
+                // SAFETY: within the source's slot.
+                *row = unsafe { arena.add(first_tap(pixel(i))) };
+            }
+        }
+        let channel = group * out_per_group + first;
+        let mut args = TileArgs {
+            rows,
+            residual: [std::ptr::null(); MAX_MR],
+            out: [std::ptr::null_mut(); MAX_MR],
+            runs: &conv.runs,
+            weights: &conv.weights[block * conv.block_len..][..conv.block_len],
+            bias: &conv.bias[block * nr..][..nr],
+            mult: &conv.mult[block * nr..][..nr],
+            requant: conv.requant,
+            residual_params: conv.residual.map(|(_, p)| p),
+            m,
+            n: nr.min(out_per_group - first),
+        };
+        // SAFETY: addresses lie in their slots; the tile's pixels and channels are this thread's alone.
+        unsafe {
+            if group > 0 {
+                for row in &mut args.rows[..mr] {
+                    *row = row.add(group * in_per_group);
+                }
+            }
+            for i in 0..m {
+                let (y, x) = (pixel(i) / ow, pixel(i) % ow);
+                args.out[i] = arena.add(conv.dst.at(y, x) + channel);
+                if let Some((residual, _)) = &conv.residual {
+                    args.residual[i] = arena.add(residual.at(y, x) + channel);
+                }
+            }
+            (kernel.run)(&args);
+        }
+    }
+}
