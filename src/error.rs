@@ -51,4 +51,9 @@ impl Error {
     pub fn image(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
         Error::Image { path: path.as_ref().to_owned(), reason: reason.into() }
     }
+
+    /// An error about a tensor of a model.
+    pub fn tensor(tensor: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
+        Error::InvalidModel(format!("tensor `{tensor}`: {reason}"))
+    }
 }

@@ -3,6 +3,8 @@
 //! Tensors are quantized activations (per-tensor scale and zero point); nodes are the operations the integer
 //! kernels know. A [`Graph`] is made by [`crate::import`] and turned into a program by [`crate::plan`].
 
+use std::sync::Arc;
+
 /// Index of a tensor in [`Graph::tensors`].
 pub type TensorId = usize;
 
@@ -43,6 +45,8 @@ pub struct Tensor {
     pub name: String,
     /// Quantization.
     pub quant: QuantParams,
+    /// ONNX sees `[1, values]`, channels first, instead of `[1, C, H, W]`.
+    pub flat: bool,
 }
 
 /// Window of a convolution or pooling (ONNX `Conv`, `MaxPool`, `AveragePool`).
@@ -120,7 +124,7 @@ pub enum Op {
     /// Inputs: activation, and the residual if `residual`.
     Conv {
         /// Weights.
-        weights: Weights,
+        weights: Arc<Weights>,
         /// Geometry.
         window: Window,
         /// Channel groups.
@@ -133,7 +137,7 @@ pub enum Op {
     /// Fully connected layer over all values of one image.
     Gemm {
         /// Weights.
-        weights: Weights,
+        weights: Arc<Weights>,
         /// Fused activation of a quantized result.
         clamp: Clamp,
         /// ONNX name of the float result, if it leaves the region unquantized.

@@ -19,7 +19,7 @@ struct Shape {
 impl Shape {
     fn onnx(&self) -> Vec<usize> {
         let [h, w, c] = self.hwc;
-        if self.flat { vec![1, c] } else { vec![1, c, h, w] }
+        if self.flat { vec![1, h * w * c] } else { vec![1, c, h, w] }
     }
 }
 
@@ -130,7 +130,7 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
             Op::Requantize { .. } | Op::Dequantize { .. } => inputs[0],
         };
         if let Some(t) = node.output {
-            shapes[t] = Some(out);
+            shapes[t] = Some(Shape { flat: out.flat || graph.tensors[t].flat, ..out });
         }
     }
     shapes.into_iter().map(|s| s.ok_or_else(|| Error::Shape("a tensor is never made".into()))).collect()

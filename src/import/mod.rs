@@ -1,0 +1,7 @@
+//! From an ONNX file to something that runs: the only code that names tract.
+
+pub mod lower;
+pub mod onnx;
+mod runtime;
+
+pub use runtime::{Imported, import};
