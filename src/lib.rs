@@ -6,8 +6,11 @@
 pub mod error;
 pub mod exec;
 pub mod graph;
+pub mod import;
 pub mod kernels;
 pub mod metadata;
+pub mod model;
 pub mod plan;
+pub mod report;
 
 pub use error::{Error, Result};

@@ -136,7 +136,9 @@ impl<'a> Lowering<'a> {
             "MatMul" => some(self.mat_mul(node)),
             "MaxPool" => some(self.pool(node, true)),
             "AveragePool" => some(self.pool(node, false)),
-            "GlobalAveragePool" => some(self.real(node, 0).map(|(x, _)| self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false }))),
+            "GlobalAveragePool" => {
+                some(self.real(node, 0).map(|(x, _)| self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false })))
+            }
             "ReduceMean" => some(self.reduce_mean(node)),
             "Add" => some(self.add(node)),
             "Relu" => some(self.clamp(node, 0.0, f32::INFINITY)),
@@ -174,7 +176,13 @@ impl<'a> Lowering<'a> {
     }
 
     fn pending(&self, node: &NodeProto, base: Base) -> Pending {
-        Pending { node: if node.name.is_empty() { node.output[0].clone() } else { node.name.clone() }, base, residual: None, clamp: Clamp::default(), flat: false }
+        Pending {
+            node: if node.name.is_empty() { node.output[0].clone() } else { node.name.clone() },
+            base,
+            residual: None,
+            clamp: Clamp::default(),
+            flat: false,
+        }
     }
 
     fn node_level(&self, node: &NodeProto) -> usize {
@@ -211,7 +219,10 @@ impl<'a> Lowering<'a> {
         }
         let scale = f32_data(scale)?;
         if scale.is_empty() || scale.iter().any(|s| !(s.is_normal() && *s > 0.0)) {
-            return Err(node_error(node, format!("its scale must be positive and finite, not {:?}", scale.iter().find(|s| !(s.is_normal() && **s > 0.0)))));
+            return Err(node_error(
+                node,
+                format!("its scale must be positive and finite, not {:?}", scale.iter().find(|s| !(s.is_normal() && **s > 0.0))),
+            ));
         }
         let zero_point = match (node.input.get(2).filter(|s| !s.is_empty()), self.constant(node, 2)) {
             (None, _) => None,
@@ -265,7 +276,12 @@ impl<'a> Lowering<'a> {
             None => {
                 let level = self.float_level.get(source.as_str()).copied().unwrap_or(0);
                 let id = self.new_tensor(output, quant, false, level);
-                self.nodes.push(Node { name: node.name.clone(), op: Op::Quantize { source: source.clone() }, inputs: vec![], output: Some(id) });
+                self.nodes.push(Node {
+                    name: node.name.clone(),
+                    op: Op::Quantize { source: source.clone() },
+                    inputs: vec![],
+                    output: Some(id),
+                });
                 id
             }
         };
@@ -298,7 +314,9 @@ impl<'a> Lowering<'a> {
 
     /// Weights with `out_axis` as output channels: `[out, …]` signed bytes, and one scale each.
     fn weights(&self, node: &NodeProto, rank: usize, out_axis: usize) -> Match<(Weights, Vec<usize>)> {
-        let Some(Value::DequantizedConstant(w)) = self.value(node, 1) else { return Err("its weights are not a quantized constant".into()) };
+        let Some(Value::DequantizedConstant(w)) = self.value(node, 1) else {
+            return Err("its weights are not a quantized constant".into());
+        };
         let dims = tensor_dims(w.tensor).map_err(|e| e.to_string())?;
         let (dtype, values) = int_data(w.tensor).map_err(|e| e.to_string())?.ok_or("its weights are not integers")?;
         if dims.len() != rank || dims.contains(&0) {
@@ -334,7 +352,9 @@ impl<'a> Lowering<'a> {
         let step = |o: usize| x_scale * weights.scale[o];
         let rounded = |o: usize, real: f64| {
             let v = (real / f64::from(step(o))).round_ties_even();
-            (v.abs() <= f64::from(i32::MAX)).then_some(v as i32).ok_or_else(|| format!("bias {o} does not fit 32 bits at scale {}", step(o)))
+            (v.abs() <= f64::from(i32::MAX))
+                .then_some(v as i32)
+                .ok_or_else(|| format!("bias {o} does not fit 32 bits at scale {}", step(o)))
         };
         weights.bias = match self.value(node, i) {
             None if node.input.get(i).is_none_or(|s| s.is_empty()) => vec![0; out],
@@ -349,7 +369,11 @@ impl<'a> Lowering<'a> {
                     // Writers compute the product in f32 or f64: both mean the same scale.
                     let same = (s - step(o)).abs() <= 1e-6 * s;
                     let q = i64::from(v) - i64::from(z);
-                    bias.push(if same { i32::try_from(q).map_err(|_| "its bias does not fit 32 bits")? } else { rounded(o, q as f64 * f64::from(s))? });
+                    bias.push(if same {
+                        i32::try_from(q).map_err(|_| "its bias does not fit 32 bits")?
+                    } else {
+                        rounded(o, q as f64 * f64::from(s))?
+                    });
                 }
                 bias
             }
@@ -370,7 +394,10 @@ impl<'a> Lowering<'a> {
         let (mut weights, dims) = self.weights(node, 4, 0)?;
         let window = window(node, Some([dims[2], dims[3]]))?;
         self.bias(node, 2, self.tensors[x].quant.scale, &mut weights)?;
-        let groups = usize::try_from(attr_int(node, "group", 1)).ok().filter(|&g| g > 0 && weights.out.is_multiple_of(g)).ok_or("its group attribute is wrong")?;
+        let groups = usize::try_from(attr_int(node, "group", 1))
+            .ok()
+            .filter(|&g| g > 0 && weights.out.is_multiple_of(g))
+            .ok_or("its group attribute is wrong")?;
         Ok(self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }))
     }
 
@@ -402,7 +429,11 @@ impl<'a> Lowering<'a> {
             return Err("indices are asked for".into());
         }
         let window = window(node, None)?;
-        let base = if max { Base::MaxPool { x, window } } else { Base::AveragePool { x, window: Some(window), count_include_pad: attr_int(node, "count_include_pad", 0) != 0 } };
+        let base = if max {
+            Base::MaxPool { x, window }
+        } else {
+            Base::AveragePool { x, window: Some(window), count_include_pad: attr_int(node, "count_include_pad", 0) != 0 }
+        };
         Ok(self.pending(node, base))
     }
 
@@ -427,7 +458,8 @@ impl<'a> Lowering<'a> {
             (Some(&Value::Real { tensor: a, flat: fa }), Some(&Value::Real { tensor: b, flat: fb })) => {
                 Ok(Pending { flat: fa && fb, ..self.pending(node, Base::Add { a, b }) })
             }
-            (Some(Value::Pending(p)), Some(&Value::Real { tensor, flat: false })) | (Some(&Value::Real { tensor, flat: false }), Some(Value::Pending(p))) => {
+            (Some(Value::Pending(p)), Some(&Value::Real { tensor, flat: false }))
+            | (Some(&Value::Real { tensor, flat: false }), Some(Value::Pending(p))) => {
                 if !matches!(p.base, Base::Conv { .. }) || p.residual.is_some() || p.clamp != Clamp::default() {
                     return Err("only a convolution's plain result is added without its own quantization".into());
                 }
@@ -465,7 +497,9 @@ impl<'a> Lowering<'a> {
     fn clip(&self, node: &NodeProto) -> Match<Pending> {
         let bound = |i: usize, name: &str, otherwise: f32| match node.input.get(i).filter(|s| !s.is_empty()) {
             None => Ok(attr(node, name).map_or(otherwise, |a| a.f)),
-            Some(_) => self.constant(node, i).and_then(|t| f32_data(t).ok()).and_then(|v| v.first().copied()).ok_or("its bounds are computed"),
+            Some(_) => {
+                self.constant(node, i).and_then(|t| f32_data(t).ok()).and_then(|v| v.first().copied()).ok_or("its bounds are computed")
+            }
         };
         let (lo, hi) = (bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?);
         if lo > hi {
@@ -539,7 +573,9 @@ impl<'a> Lowering<'a> {
 
     fn emit(&mut self, p: Pending, name: &str, quant: QuantParams) -> TensorId {
         let mut xs = match &p.base {
-            Base::Conv { x, .. } | Base::Gemm { x, .. } | Base::MaxPool { x, .. } | Base::AveragePool { x, .. } | Base::Same { x } => vec![*x],
+            Base::Conv { x, .. } | Base::Gemm { x, .. } | Base::MaxPool { x, .. } | Base::AveragePool { x, .. } | Base::Same { x } => {
+                vec![*x]
+            }
             Base::Add { a, b } => vec![*a, *b],
             Base::Concat { xs } => xs.clone(),
         };
@@ -593,7 +629,15 @@ impl<'a> Lowering<'a> {
             let mut tensors = Vec::new();
             match self.values.get(name.as_str()) {
                 Some(&Value::Real { tensor, flat: false }) => {
-                    exits.push((self.level[tensor], Node { name: format!("{name}/exit"), op: Op::Dequantize { target: name.clone() }, inputs: vec![tensor], output: None }));
+                    exits.push((
+                        self.level[tensor],
+                        Node {
+                            name: format!("{name}/exit"),
+                            op: Op::Dequantize { target: name.clone() },
+                            inputs: vec![tensor],
+                            output: None,
+                        },
+                    ));
                     tensors.push(tensor);
                 }
                 Some(Value::Pending(Pending { node, base: Base::Gemm { x, weights }, clamp, .. })) if *clamp == Clamp::default() => {
@@ -643,7 +687,11 @@ impl<'a> Lowering<'a> {
             rest.node.push(node.clone());
             let why = self.why.get(&index).cloned().unwrap_or_else(|| "its result is needed in float".into());
             let why = if regions.is_empty() { "the model is not quantized".into() } else { why };
-            fallbacks.push(Fallback { name: if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() }, op: node.op_type.clone(), why });
+            fallbacks.push(Fallback {
+                name: if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() },
+                op: node.op_type.clone(),
+                why,
+            });
         }
         for (index, region) in regions.iter().enumerate() {
             rest.node.push(NodeProto {
@@ -658,10 +706,12 @@ impl<'a> Lowering<'a> {
         let used: HashSet<&str> = rest.node.iter().flat_map(inputs).chain(graph.output.iter().map(|o| o.name.as_str())).collect();
         let captured = captured_names(graph);
         let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        let initializer = graph.initializer.iter().filter(|t| used.contains(t.name.as_str()) || captured.contains(&t.name)).cloned().collect();
+        let initializer =
+            graph.initializer.iter().filter(|t| used.contains(t.name.as_str()) || captured.contains(&t.name)).cloned().collect();
         rest.input = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str())).cloned().collect();
         rest.initializer = initializer;
-        let rest = ModelProto { ir_version: model.ir_version, opset_import: model.opset_import.clone(), graph: Some(rest), ..Default::default() };
+        let rest =
+            ModelProto { ir_version: model.ir_version, opset_import: model.opset_import.clone(), graph: Some(rest), ..Default::default() };
         if regions.iter().flat_map(|r| r.sources()).any(str::is_empty) {
             return Err(Error::UnsupportedModel("a quantized tensor crosses regions without a DequantizeLinear".into()));
         }
@@ -715,5 +765,11 @@ fn window(node: &NodeProto, kernel: Option<[usize; 2]>) -> Match<Window> {
         &[a, b, c, d] if [a, b, c, d].iter().all(|p| (0..=65536).contains(p)) => [a, b, c, d].map(|p| p as usize),
         other => return Err(format!("pads {other:?} are not four numbers ≥ 0")),
     };
-    Ok(Window { kernel, stride: pair("strides", [1, 1])?, dilation: pair("dilations", [1, 1])?, pad, ceil: attr_int(node, "ceil_mode", 0) != 0 })
+    Ok(Window {
+        kernel,
+        stride: pair("strides", [1, 1])?,
+        dilation: pair("dilations", [1, 1])?,
+        pad,
+        ceil: attr_int(node, "ceil_mode", 0) != 0,
+    })
 }

@@ -2,6 +2,7 @@
 
 pub mod lower;
 pub mod onnx;
+mod region;
 mod runtime;
 
 pub use runtime::{Imported, import};

@@ -32,8 +32,8 @@ pub fn decode(bytes: &[u8]) -> Result<ModelProto> {
     if bytes.len() as u64 > MAX_MODEL_BYTES {
         return Err(Error::InvalidModel(format!("more than {MAX_MODEL_BYTES} bytes")));
     }
-    let model = ModelProto::decode(bytes)
-        .map_err(|e| Error::InvalidModel(format!("not an ONNX file, or truncated ({e}); export it again")))?;
+    let model =
+        ModelProto::decode(bytes).map_err(|e| Error::InvalidModel(format!("not an ONNX file, or truncated ({e}); export it again")))?;
     validate(&model)?;
     Ok(model)
 }
@@ -194,9 +194,7 @@ pub fn f32_data(t: &TensorProto) -> Result<Vec<f32>> {
     } else {
         t.raw_data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     };
-    (data.len() == element_count(t)?)
-        .then_some(data)
-        .ok_or_else(|| Error::tensor(&t.name, "its data does not fill its dimensions"))
+    (data.len() == element_count(t)?).then_some(data).ok_or_else(|| Error::tensor(&t.name, "its data does not fill its dimensions"))
 }
 
 /// The elements of an i64 tensor.
@@ -273,8 +271,7 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         }
         defined.insert(&i.name); // an initializer may give an input its default
     }
-    let produced: HashMap<&str, &NodeProto> =
-        graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
+    let produced: HashMap<&str, &NodeProto> = graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
     for node in &graph.node {
         for a in &node.attribute {
             a.t.iter().chain(&a.tensors).try_for_each(validate_tensor)?;

@@ -23,10 +23,27 @@ impl Shape {
     }
 }
 
+/// ONNX shapes of the region's float targets, in order.
+pub fn target_shapes(graph: &Graph, source_shape: impl Fn(&str) -> Result<Vec<usize>>) -> Result<Vec<Vec<usize>>> {
+    let shapes = infer_shapes(graph, &source_ports(graph, source_shape)?)?;
+    Ok(graph
+        .nodes
+        .iter()
+        .filter_map(|node| match &node.op {
+            Op::Dequantize { .. } => Some(shapes[node.inputs[0]].onnx()),
+            Op::Gemm { weights, float_output: Some(_), .. } => Some(vec![1, weights.out]),
+            _ => None,
+        })
+        .collect())
+}
+
+fn source_ports(graph: &Graph, source_shape: impl Fn(&str) -> Result<Vec<usize>>) -> Result<Vec<Port>> {
+    graph.sources().into_iter().map(|name| Ok(Port { name: name.to_owned(), shape: source_shape(name)? })).collect()
+}
+
 /// Plans `graph` for one image whose float sources have the ONNX shapes that `source_shape` gives.
 pub fn build(graph: &Graph, kernel: &'static ConvKernel, source_shape: impl Fn(&str) -> Result<Vec<usize>>) -> Result<Program> {
-    let sources: Vec<Port> =
-        graph.sources().into_iter().map(|name| Ok(Port { name: name.to_owned(), shape: source_shape(name)? })).collect::<Result<_>>()?;
+    let sources = source_ports(graph, source_shape)?;
     let shapes = infer_shapes(graph, &sources)?;
     let buffers = place(graph, &shapes, kernel)?;
     let mut builder = Builder {

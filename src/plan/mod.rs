@@ -3,7 +3,7 @@
 mod arena;
 mod build;
 
-pub use build::build;
+pub use build::{build, target_shapes};
 
 use crate::graph::Window;
 use crate::kernels::{ConvKernel, Requant, ResidualParams, Run};

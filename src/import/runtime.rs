@@ -1,0 +1,160 @@
+//! Puts the pieces together: regions to executors, the rest to a tract plan.
+
+use super::lower::{self, Fallback, Lowered, REGION_OP};
+use super::onnx::{self, ModelProto};
+use super::region::RegionNode;
+use crate::exec::{Executor, Pool};
+use crate::kernels::ConvKernel;
+use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
+use crate::plan::{self, Program};
+use crate::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::ops::expandable::expand;
+
+/// Largest picture side a model may ask for.
+const MAX_SIDE: usize = 4096;
+
+enum Runner {
+    /// One region from the model's input to its output: tract has nothing to do.
+    Region(Box<Executor>),
+    /// A tract plan, holding regions as operators.
+    Plan { plan: Arc<TypedRunnableModel>, output: Vec<f32> },
+}
+
+/// A model ready to run.
+pub struct Imported {
+    /// What the file says of itself.
+    pub metadata: Metadata,
+    /// ONNX shape of the input, batch 1.
+    pub input_shape: Vec<usize>,
+    /// Values of the first output.
+    pub output_len: usize,
+    /// Planned int8 regions.
+    pub programs: Vec<Arc<Program>>,
+    /// Nodes that tract runs.
+    pub fallbacks: Vec<Fallback>,
+    runner: Runner,
+}
+
+/// Reads, lowers and plans a model file.
+pub fn import(path: &Path, kernel: &'static ConvKernel, pool: &Arc<Pool>) -> Result<Imported> {
+    let proto = onnx::load(path)?;
+    let metadata = metadata(&proto)?;
+    let graph = onnx::graph(&proto)?;
+    let (input_name, dims) = onnx::data_input(graph)?;
+    let input_shape = input_shape(&input_name, &dims, &metadata)?;
+    let Lowered { regions, rest, fallbacks } = lower::lower(&proto)?;
+    drop(proto);
+
+    let outputs: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
+    let whole =
+        regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name.as_str()] && regions[0].targets() == outputs;
+    if whole {
+        let program = Arc::new(plan::build(&regions[0], kernel, |_| Ok(input_shape.clone()))?);
+        let output_len = program.targets[0].shape.iter().product();
+        let executor = Executor::new(program.clone(), pool.clone());
+        return Ok(Imported {
+            metadata,
+            input_shape,
+            output_len,
+            programs: vec![program],
+            fallbacks,
+            runner: Runner::Region(Box::new(executor)),
+        });
+    }
+
+    let mut planned = Vec::new();
+    let nodes: Vec<RegionNode> = regions
+        .into_iter()
+        .map(|graph| {
+            let slot = Arc::new(Mutex::new(None));
+            planned.push(slot.clone());
+            RegionNode { graph: Arc::new(graph), kernel, pool: pool.clone(), planned: slot }
+        })
+        .collect();
+    let (plan, output_len) = guarded(|| plan_rest(rest, &input_name, &input_shape, nodes))?;
+    let programs = planned.iter().filter_map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+    let runner = Runner::Plan { plan, output: Vec::with_capacity(output_len) };
+    Ok(Imported { metadata, input_shape, output_len, programs, fallbacks, runner })
+}
+
+impl Imported {
+    /// One inference: NCHW f32 in, the first output's values out.
+    pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
+        let expected: usize = self.input_shape.iter().product();
+        if input.len() != expected {
+            return Err(Error::Shape(format!("the input has {} values; the shape {:?} has {expected}", input.len(), self.input_shape)));
+        }
+        match &mut self.runner {
+            Runner::Region(executor) => Ok(&executor.run(&[input])?[0]),
+            Runner::Plan { plan, output } => {
+                let tensor = Tensor::from_shape(&self.input_shape, input).map_err(tract_error)?;
+                let results = guarded(|| plan.run(tvec!(tensor.into_tvalue())))?;
+                let result = results.first().ok_or_else(|| Error::Tract("the plan has no output".into()))?;
+                output.clear();
+                output.extend_from_slice(result.try_as_plain_ram().and_then(|v| v.as_slice::<f32>()).map_err(tract_error)?);
+                Ok(output)
+            }
+        }
+    }
+}
+
+fn tract_error(e: TractError) -> Error {
+    Error::Tract(format!("{e:#}"))
+}
+
+/// tract panics on some broken graphs: a user gets an error instead.
+fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(tract_error),
+        Err(panic) => {
+            let what =
+                panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown panic");
+            Err(Error::Tract(format!("it failed inside: {what}")))
+        }
+    }
+}
+
+fn plan_rest(rest: ModelProto, input: &str, shape: &[usize], regions: Vec<RegionNode>) -> TractResult<(Arc<TypedRunnableModel>, usize)> {
+    let mut model = tract_onnx::onnx().with_ignore_output_shapes(true).model_for_proto_model(&rest)?;
+    drop(rest);
+    let mut regions = regions.into_iter();
+    for node in model.nodes_mut() {
+        // tract does not know this operator and left a placeholder, in the order of the regions.
+        if node.name.starts_with("int8_region_") && format!("{:?}", node.op).contains(REGION_OP) {
+            node.op = expand(regions.next().ok_or_else(|| anyhow::anyhow!("more region nodes than regions"))?);
+        }
+    }
+    let index = model.input_outlets()?.iter().position(|o| model.node(o.node).name == input).unwrap_or(0);
+    model.set_input_fact(index, f32::fact(shape).into())?;
+    let plan = model.into_typed()?.into_decluttered()?.into_optimized()?.into_runnable()?;
+    let fact = plan.model().output_fact(0)?;
+    let dims = fact.shape.as_concrete().ok_or_else(|| anyhow::anyhow!("the model's output has no fixed shape"))?;
+    Ok((plan.clone(), dims.iter().product()))
+}
+
+fn metadata(proto: &ModelProto) -> Result<Metadata> {
+    fn json<T: serde::de::DeserializeOwned>(proto: &ModelProto, key: &str) -> Result<Option<T>> {
+        onnx::metadata(proto, key)
+            .map(|v| serde_json::from_str(v))
+            .transpose()
+            .map_err(|e| Error::InvalidModel(format!("metadata `{key}`: {e}; quantize the model again")))
+    }
+    Ok(Metadata { preprocess: json(proto, PREPROCESS_KEY)?, labels: json(proto, LABELS_KEY)?.unwrap_or_default() })
+}
+
+/// Dynamic batch becomes 1; dynamic height and width come from the metadata, or are 224.
+fn input_shape(name: &str, dims: &[Option<usize>], metadata: &Metadata) -> Result<Vec<usize>> {
+    let size = metadata.preprocess.as_ref().map_or([224, 224], |p| [p.height as usize, p.width as usize]);
+    let shape: Vec<usize> = match *dims {
+        [_, Some(c), h, w] => vec![1, c, h.unwrap_or(size[0]), w.unwrap_or(size[1])],
+        _ => return Err(Error::UnsupportedModel(format!("input `{name}` has dimensions {dims:?}; [N, C, H, W] with a fixed C is needed"))),
+    };
+    if shape.iter().any(|&d| d > MAX_SIDE) {
+        return Err(Error::UnsupportedModel(format!("input `{name}` has shape {shape:?}; the limit is {MAX_SIDE} per side")));
+    }
+    Ok(shape)
+}

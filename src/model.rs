@@ -1,0 +1,119 @@
+//! The library's front door: load a model, run it.
+
+use crate::exec::Pool;
+use crate::import::{Imported, import};
+use crate::kernels::{self, ConvKernel};
+use crate::metadata::Metadata;
+use crate::report::{NodeReport, Report};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Environment variable that names the instruction set to use.
+pub const ISA_VARIABLE: &str = "EDGE_ISA";
+
+/// How to load a model.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Threads; 0 takes one per core.
+    pub threads: usize,
+    /// Instruction set by name; `None` reads [`ISA_VARIABLE`], then takes the best.
+    pub isa: Option<String>,
+}
+
+/// A model, ready to run one picture at a time.
+///
+/// ```no_run
+/// use edge_infer::model::{LoadOptions, Model};
+/// let mut model = Model::load("models/r18q.onnx".as_ref(), &LoadOptions::default())?;
+/// let input = vec![0.0; model.input_shape().iter().product()];
+/// let logits = model.run(&input)?;
+/// # Ok::<(), edge_infer::Error>(())
+/// ```
+pub struct Model {
+    path: PathBuf,
+    kernel: &'static ConvKernel,
+    pool: Arc<Pool>,
+    imported: Imported,
+}
+
+impl Model {
+    /// Reads an ONNX file, lowers its quantized part to integer kernels, and plans memory.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+        let variable = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
+        let kernel = kernels::select(options.isa.as_deref().or(variable.as_deref()))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if options.threads == 0 { cores } else { options.threads };
+        if threads > 256 {
+            return Err(Error::Usage(format!("{threads} threads: at most 256 are supported")));
+        }
+        let pool = Arc::new(Pool::new(threads).map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?);
+        let imported = import(path, kernel, &pool)?;
+        Ok(Model { path: path.to_owned(), kernel, pool, imported })
+    }
+
+    /// Preprocessing and labels, where the file has them.
+    pub fn metadata(&self) -> &Metadata {
+        &self.imported.metadata
+    }
+
+    /// `[1, C, H, W]`.
+    pub fn input_shape(&self) -> &[usize] {
+        &self.imported.input_shape
+    }
+
+    /// Number of logits.
+    pub fn output_len(&self) -> usize {
+        self.imported.output_len
+    }
+
+    /// Threads that run the integer kernels.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// One inference: NCHW f32 values in, logits out.
+    pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
+        self.imported.run(input)
+    }
+
+    /// What runs where.
+    pub fn report(&self) -> Report {
+        let programs = &self.imported.programs;
+        let regions = programs.iter().flat_map(|p| &p.info).map(|i| NodeReport {
+            name: i.name.clone(),
+            op: i.op.into(),
+            runs_on: i.kernel.into(),
+            input_shapes: i.inputs.clone(),
+            output_shape: i.output.clone(),
+            scale: i.quant.map(|q| q.0),
+            zero_point: i.quant.map(|q| q.1),
+            macs: i.macs,
+            weight_bytes: i.weight_bytes,
+            why: None,
+        });
+        let tract = self.imported.fallbacks.iter().map(|f| NodeReport {
+            name: f.name.clone(),
+            op: f.op.clone(),
+            runs_on: "tract".into(),
+            input_shapes: vec![],
+            output_shape: vec![],
+            scale: None,
+            zero_point: None,
+            macs: 0,
+            weight_bytes: 0,
+            why: Some(f.why.clone()),
+        });
+        let nodes: Vec<NodeReport> = regions.chain(tract).collect();
+        Report {
+            model: self.path.display().to_string(),
+            isa: self.kernel.isa.into(),
+            threads: self.threads(),
+            int8_macs: nodes.iter().map(|n| n.macs).sum(),
+            weight_bytes: nodes.iter().map(|n| n.weight_bytes).sum(),
+            arena_bytes: programs.iter().map(|p| p.arena_bytes as u64).sum(),
+            regions: programs.len(),
+            nodes,
+        }
+    }
+}

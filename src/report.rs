@@ -1,0 +1,49 @@
+//! What `edge-infer inspect` says of a loaded model.
+
+use serde::Serialize;
+
+/// A loaded model.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Path of the file.
+    pub model: String,
+    /// Instruction set of the convolution kernel.
+    pub isa: String,
+    /// Threads.
+    pub threads: usize,
+    /// Multiply-accumulates in int8 regions.
+    pub int8_macs: u64,
+    /// Packed weights of the regions, bytes.
+    pub weight_bytes: u64,
+    /// Activations of the regions, bytes.
+    pub arena_bytes: u64,
+    /// Number of int8 regions.
+    pub regions: usize,
+    /// Operations in execution order, regions first, then tract's.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// One operation.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeReport {
+    /// ONNX node name.
+    pub name: String,
+    /// Operator.
+    pub op: String,
+    /// Kernel name, or `tract`.
+    pub runs_on: String,
+    /// ONNX shapes.
+    pub input_shapes: Vec<Vec<usize>>,
+    /// ONNX shape.
+    pub output_shape: Vec<usize>,
+    /// Scale of a quantized output.
+    pub scale: Option<f32>,
+    /// Zero point of a quantized output.
+    pub zero_point: Option<i32>,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// Bytes of packed weights.
+    pub weight_bytes: u64,
+    /// Why tract runs it.
+    pub why: Option<String>,
+}
