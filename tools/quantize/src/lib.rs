@@ -14,6 +14,7 @@ pub mod fold;
 pub mod observe;
 pub mod onnx;
 pub mod opset;
+pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod qdq;
