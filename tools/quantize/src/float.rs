@@ -32,7 +32,17 @@ impl Runner {
         let (input, _) = onnx::data_input(graph)?;
         onnx::set_input_dims(graph, &input, input_shape);
         graph.value_info.clear(); // may contradict the fixed batch
-        exposed.iter().for_each(|name| onnx::expose(graph, name));
+        let mut names = onnx::all_names(graph);
+        for name in exposed {
+            if *name == input {
+                // tract would forget the type of an input that is an output as well.
+                let copy = onnx::fresh_name(&mut names, &format!("{name}.copy"));
+                graph.node.push(onnx::make_node("Identity", &[name], &copy, vec![]));
+                onnx::expose(graph, &copy);
+            } else {
+                onnx::expose(graph, name);
+            }
+        }
         let plan =
             guarded(|| tract_onnx::onnx().model_for_proto_model(&model)?.into_optimized()?.into_runnable())?;
         Ok(Self { plan, shape: input_shape.to_vec() })
