@@ -25,7 +25,11 @@ enum Item {
 
 impl Inputs {
     /// Collects inputs for a network input of `shape` (1×C×H×W).
-    pub fn collect(paths: &[PathBuf], shape: &[usize], preprocess: Option<Preprocess>) -> Result<Self> {
+    pub fn collect(
+        paths: &[PathBuf],
+        shape: &[usize],
+        preprocess: Option<Preprocess>,
+    ) -> Result<Self> {
         let mut items = Vec::new();
         for path in paths {
             match path.extension().and_then(|e| e.to_str()) {
@@ -41,7 +45,9 @@ impl Inputs {
             }
         }
         if items.is_empty() {
-            return Err(Error::Usage("no calibration images found; give --calib a folder of pictures".into()));
+            return Err(Error::Usage(
+                "no calibration images found; give --calib a folder of pictures".into(),
+            ));
         }
         let pictures = items.iter().any(|i| matches!(i, Item::Picture(_)));
         if let (true, Some(p)) = (pictures, &preprocess) {
@@ -52,7 +58,11 @@ impl Inputs {
                 )));
             }
         }
-        Ok(Self { items, shape: shape.to_vec(), preprocess })
+        Ok(Self {
+            items,
+            shape: shape.to_vec(),
+            preprocess,
+        })
     }
 
     /// Number of inputs.
@@ -82,24 +92,35 @@ impl Inputs {
         let count: usize = self.shape.iter().product();
         let values = match &self.items[index] {
             Item::Picture(path) => {
-                let preprocess = self.preprocess.as_ref().ok_or_else(|| {
-                    Error::Usage("pictures need preprocessing settings".into())
-                })?;
+                let preprocess = self
+                    .preprocess
+                    .as_ref()
+                    .ok_or_else(|| Error::Usage("pictures need preprocessing settings".into()))?;
                 crate::picture::load_tensor(path, preprocess)?
             }
             Item::Row(file, path, offset) => {
                 let mut bytes = vec![0; count * 4];
                 let mut file = file.lock().unwrap_or_else(|e| e.into_inner());
-                file.seek(SeekFrom::Start(*offset)).map_err(|e| Error::io(path, e))?;
-                file.read_exact(&mut bytes).map_err(|e| Error::io(path, e))?;
-                bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+                file.seek(SeekFrom::Start(*offset))
+                    .map_err(|e| Error::io(path, e))?;
+                file.read_exact(&mut bytes)
+                    .map_err(|e| Error::io(path, e))?;
+                bytes
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|b| f32::from_le_bytes(*b))
+                    .collect()
             }
         };
         if values.len() != count || values.iter().any(|v| !v.is_finite()) {
             let path = match &self.items[index] {
                 Item::Picture(p) | Item::Row(_, p, _) => p,
             };
-            return Err(Error::data(path, "it holds NaN or infinity, or too few values"));
+            return Err(Error::data(
+                path,
+                "it holds NaN or infinity, or too few values",
+            ));
         }
         Ok(values)
     }
@@ -107,9 +128,15 @@ impl Inputs {
 
 fn rows(path: &Path, file: File, start: u64, dims: &[u64], shape: &[usize]) -> Result<Vec<Item>> {
     let one: Vec<u64> = shape[1..].iter().map(|&d| d as u64).collect();
-    let elements = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
+    let elements = dims
+        .iter()
+        .try_fold(1u64, |n, &d| n.checked_mul(d))
+        .filter(|&n| n <= MAX_ELEMENTS);
     if dims.len() != shape.len() || dims[1..] != one[..] || elements.is_none() {
-        return Err(Error::data(path, format!("its shape is {dims:?}, the model wants N×{one:?}")));
+        return Err(Error::data(
+            path,
+            format!("its shape is {dims:?}, the model wants N×{one:?}"),
+        ));
     }
     let row = 4 * one.iter().product::<u64>();
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
@@ -117,7 +144,9 @@ fn rows(path: &Path, file: File, start: u64, dims: &[u64], shape: &[usize]) -> R
         return Err(Error::data(path, "the file is truncated"));
     }
     let file = std::sync::Arc::new(Mutex::new(file));
-    Ok((0..dims[0]).map(|i| Item::Row(file.clone(), path.to_owned(), start + i * row)).collect())
+    Ok((0..dims[0])
+        .map(|i| Item::Row(file.clone(), path.to_owned(), start + i * row))
+        .collect())
 }
 
 fn check_header(path: &Path, header: &npyz::NpyHeader) -> Result<()> {
@@ -125,7 +154,10 @@ fn check_header(path: &Path, header: &npyz::NpyHeader) -> Result<()> {
     if f32_le && header.order() == npyz::Order::C {
         Ok(())
     } else {
-        Err(Error::data(path, "little-endian float32 in C order expected: np.ascontiguousarray(x, np.float32)"))
+        Err(Error::data(
+            path,
+            "little-endian float32 in C order expected: np.ascontiguousarray(x, np.float32)",
+        ))
     }
 }
 
@@ -139,11 +171,14 @@ fn rows_of_npy(path: &Path, mut file: File, shape: &[usize]) -> Result<Vec<Item>
 /// Arrays of an archive are decompressed into an unnamed temporary file.
 fn rows_of_npz(path: &Path, shape: &[usize]) -> Result<Vec<Item>> {
     let io = |e| Error::io(path, e);
-    let mut archive = npyz::npz::NpzArchive::new(BufReader::new(File::open(path).map_err(io)?)).map_err(io)?;
+    let mut archive =
+        npyz::npz::NpzArchive::new(BufReader::new(File::open(path).map_err(io)?)).map_err(io)?;
     let names: Vec<String> = archive.array_names().map(String::from).collect();
     let mut items = Vec::new();
     for name in names {
-        let Some(array) = archive.by_name(&name).map_err(io)? else { continue };
+        let Some(array) = archive.by_name(&name).map_err(io)? else {
+            continue;
+        };
         check_header(path, array.header())?;
         let dims = array.shape().to_vec();
         if dims.len() != shape.len() || array.len() > MAX_ELEMENTS {
@@ -151,9 +186,13 @@ fn rows_of_npz(path: &Path, shape: &[usize]) -> Result<Vec<Item>> {
         }
         let mut file = tempfile::tempfile().map_err(io)?;
         let mut writer = std::io::BufWriter::new(&mut file);
-        let data = array.data::<f32>().map_err(|e| Error::data(path, e.to_string()))?;
+        let data = array
+            .data::<f32>()
+            .map_err(|e| Error::data(path, e.to_string()))?;
         for value in data {
-            writer.write_all(&value.map_err(io)?.to_le_bytes()).map_err(io)?;
+            writer
+                .write_all(&value.map_err(io)?.to_le_bytes())
+                .map_err(io)?;
         }
         writer.flush().map_err(io)?;
         drop(writer);

@@ -57,14 +57,23 @@ pub enum Error {
 impl Error {
     /// Wraps an I/O error with the path it concerns.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Error::Io { path: path.as_ref().to_owned(), source }
+        Error::Io {
+            path: path.as_ref().to_owned(),
+            source,
+        }
     }
     /// An error about a tensor.
     pub fn tensor(tensor: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Tensor { tensor: tensor.into(), reason: reason.into() }
+        Error::Tensor {
+            tensor: tensor.into(),
+            reason: reason.into(),
+        }
     }
     /// An error about calibration data.
     pub fn data(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
-        Error::Data { path: path.as_ref().to_owned(), reason: reason.into() }
+        Error::Data {
+            path: path.as_ref().to_owned(),
+            reason: reason.into(),
+        }
     }
 }

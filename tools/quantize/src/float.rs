@@ -18,7 +18,9 @@ fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T> {
         Ok(result) => result.map_err(|e| Error::Tract(format!("{e:#}"))),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown reason");
             Err(Error::Tract(format!("it panicked: {text}")))
         }
     }
@@ -37,15 +39,24 @@ impl Runner {
             if *name == input {
                 // tract would forget the type of an input that is an output as well.
                 let copy = onnx::fresh_name(&mut names, &format!("{name}.copy"));
-                graph.node.push(onnx::make_node("Identity", &[name], &copy, vec![]));
+                graph
+                    .node
+                    .push(onnx::make_node("Identity", &[name], &copy, vec![]));
                 onnx::expose(graph, &copy);
             } else {
                 onnx::expose(graph, name);
             }
         }
-        let plan =
-            guarded(|| tract_onnx::onnx().model_for_proto_model(&model)?.into_optimized()?.into_runnable())?;
-        Ok(Self { plan, shape: input_shape.to_vec() })
+        let plan = guarded(|| {
+            tract_onnx::onnx()
+                .model_for_proto_model(&model)?
+                .into_optimized()?
+                .into_runnable()
+        })?;
+        Ok(Self {
+            plan,
+            shape: input_shape.to_vec(),
+        })
     }
 
     /// Shape of the input.
@@ -63,7 +74,11 @@ impl Runner {
             // Integer outputs (shape arithmetic) have no range to measure.
             if t.datum_type() == f32::datum_type() {
                 let view = guarded(|| t.to_plain_array_view::<f32>())?;
-                visit(i, t.shape(), view.as_standard_layout().as_slice().unwrap_or_default());
+                visit(
+                    i,
+                    t.shape(),
+                    view.as_standard_layout().as_slice().unwrap_or_default(),
+                );
             }
         }
         Ok(())
@@ -77,7 +92,11 @@ pub type Shapes = std::collections::HashMap<String, Vec<usize>>;
 pub fn shapes(model: &ModelProto, input_shape: &[usize]) -> Result<Shapes> {
     let graph = onnx::graph(model)?;
     let (input, _) = onnx::data_input(graph)?;
-    let names: Vec<String> = graph.node.iter().flat_map(|n| onnx::outputs(n).map(String::from)).collect();
+    let names: Vec<String> = graph
+        .node
+        .iter()
+        .flat_map(|n| onnx::outputs(n).map(String::from))
+        .collect();
     let skip = graph.output.len();
     let runner = Runner::new(model, input_shape, &names)?;
     let mut shapes = Shapes::from([(input, input_shape.to_vec())]);

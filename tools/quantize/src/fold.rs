@@ -49,7 +49,11 @@ pub fn fold(model: &mut ModelProto) -> Result<FoldReport> {
 fn constants_to_initializers(graph: &mut GraphProto) -> Result<()> {
     let mut kept = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node) {
-        let value = if is_op(&node, "Constant") && node.output.len() == 1 { constant_value(&node) } else { None };
+        let value = if is_op(&node, "Constant") && node.output.len() == 1 {
+            constant_value(&node)
+        } else {
+            None
+        };
         match value {
             Some(t) => graph.initializer.push(t),
             None => kept.push(node),
@@ -63,7 +67,10 @@ fn constant_value(node: &NodeProto) -> Option<TensorProto> {
     let name = node.output[0].as_str();
     let a = node.attribute.first()?;
     Some(match a.name.as_str() {
-        "value" => TensorProto { name: name.into(), ..a.t.clone()? },
+        "value" => TensorProto {
+            name: name.into(),
+            ..a.t.clone()?
+        },
         "value_float" => f32_tensor(name, &[], &[a.f]),
         "value_floats" => f32_tensor(name, &[a.floats.len()], &a.floats),
         "value_int" => i64_tensor(name, &[], &[a.i]),
@@ -88,7 +95,9 @@ fn remove_identities(graph: &mut GraphProto) {
             // A third input could switch a Dropout to training.
             || (is_op(node, "Dropout") && node.input.get(2).is_none_or(|s| s.is_empty()));
         let only_output = outputs(node).skip(1).all(|o| !used.contains_key(o));
-        let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else { return true };
+        let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else {
+            return true;
+        };
         if !transparent || !only_output || pinned.contains(output) || input.is_empty() {
             return true;
         }
@@ -133,7 +142,10 @@ fn fold_one(
     macro_rules! keep {
         ($($t:tt)*) => { return Ok(Err(format!($($t)*))) };
     }
-    if bn.input.len() != 5 || bn.input.iter().any(String::is_empty) || bn.output.first().is_none_or(|s| s.is_empty()) {
+    if bn.input.len() != 5
+        || bn.input.iter().any(String::is_empty)
+        || bn.output.first().is_none_or(|s| s.is_empty())
+    {
         return Err(node_error(&bn, "five inputs and an output expected"));
     }
     if attr_int(&bn, "training_mode", 0) != 0 {
@@ -144,7 +156,11 @@ fn fold_one(
     if !extra.is_empty() && (opset < 14 || extra.iter().any(|o| used.contains_key(*o))) {
         keep!("its training outputs are requested");
     }
-    let Some(conv_at) = graph.node.iter().position(|n| outputs(n).any(|o| o == bn.input[0])) else {
+    let Some(conv_at) = graph
+        .node
+        .iter()
+        .position(|n| outputs(n).any(|o| o == bn.input[0]))
+    else {
         keep!("it normalizes a graph input or constant");
     };
     let conv = &graph.node[conv_at];
@@ -155,17 +171,24 @@ fn fold_one(
         keep!("the output of {} has other readers", node_name(conv));
     }
     let constant = |name: &str| graph.initializer.iter().find(|t| t.name == name);
-    let Some(weight) = constant(&conv.input[1]) else { keep!("the weights of {} are computed", node_name(conv)) };
+    let Some(weight) = constant(&conv.input[1]) else {
+        keep!("the weights of {} are computed", node_name(conv))
+    };
     let dims = tensor_dims(weight)?;
     let channels = dims.first().copied().unwrap_or(0);
     let mut values = Vec::new();
     for name in &bn.input[1..] {
-        let Some(t) = constant(name) else { keep!("its parameter `{name}` is computed") };
+        let Some(t) = constant(name) else {
+            keep!("its parameter `{name}` is computed")
+        };
         if t.data_type != weight.data_type || t.data_type != 1 {
             keep!("its parameter `{name}` or the weights are not float32");
         }
         if tensor_dims(t)? != [channels] {
-            return Err(node_error(&bn, format!("its parameter `{name}` should have {channels} elements")));
+            return Err(node_error(
+                &bn,
+                format!("its parameter `{name}` should have {channels} elements"),
+            ));
         }
         values.push(f32_data(t)?);
     }
@@ -173,7 +196,12 @@ fn fold_one(
         None => vec![0.0; channels],
         Some(name) => match constant(name) {
             Some(t) if tensor_dims(t)? == [channels] => f32_data(t)?,
-            Some(t) => return Err(Error::tensor(&t.name, format!("a bias of {channels} elements expected"))),
+            Some(t) => {
+                return Err(Error::tensor(
+                    &t.name,
+                    format!("a bias of {channels} elements expected"),
+                ));
+            }
             None => keep!("the bias of {} is computed", node_name(conv)),
         },
     };
@@ -188,24 +216,39 @@ fn fold_one(
         let row = &mut weights[c * per_channel..(c + 1) * per_channel];
         row.iter_mut().for_each(|w| *w = (f64::from(*w) * k) as f32);
         if !k.is_finite() || !(b as f32).is_finite() || row.iter().any(|w| !w.is_finite()) {
-            return Err(node_error(&bn, format!("channel {c} folds to NaN or infinity: its variance is not usable")));
+            return Err(node_error(
+                &bn,
+                format!("channel {c} folds to NaN or infinity: its variance is not usable"),
+            ));
         }
         new_bias.push(b as f32);
     }
     // Shared tensors keep their old values for their other readers.
-    let old = [Some(conv.input[1].clone()), conv.input.get(2).filter(|s| !s.is_empty()).cloned()];
+    let old = [
+        Some(conv.input[1].clone()),
+        conv.input.get(2).filter(|s| !s.is_empty()).cloned(),
+    ];
     let mut name_for = |old: &Option<String>, otherwise: String| match old {
         Some(name) if used.get(name) == Some(&1) => name.clone(),
         Some(name) => fresh_name(names, &format!("{name}.folded")),
         None => fresh_name(names, &otherwise),
     };
     let weight_name = name_for(&old[0], String::new());
-    let base = weight_name.strip_suffix(".weight").unwrap_or(&weight_name).to_string();
+    let base = weight_name
+        .strip_suffix(".weight")
+        .unwrap_or(&weight_name)
+        .to_string();
     let bias_name = name_for(&old[1], format!("{base}.bias"));
     let output = bn.output[0].clone();
-    graph.initializer.retain(|t| t.name != weight_name && t.name != bias_name);
-    graph.initializer.push(f32_tensor(&weight_name, &dims, &weights));
-    graph.initializer.push(f32_tensor(&bias_name, &[channels], &new_bias));
+    graph
+        .initializer
+        .retain(|t| t.name != weight_name && t.name != bias_name);
+    graph
+        .initializer
+        .push(f32_tensor(&weight_name, &dims, &weights));
+    graph
+        .initializer
+        .push(f32_tensor(&bias_name, &[channels], &new_bias));
     let conv = &mut graph.node[conv_at];
     conv.input.truncate(2);
     conv.input[1] = weight_name;

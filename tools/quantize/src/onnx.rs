@@ -20,10 +20,15 @@ pub fn load(path: &Path) -> Result<ModelProto> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
     if length > MAX_MODEL_BYTES {
-        return Err(Error::Model(format!("{} has {length} bytes, the limit is {MAX_MODEL_BYTES}", path.display())));
+        return Err(Error::Model(format!(
+            "{} has {length} bytes, the limit is {MAX_MODEL_BYTES}",
+            path.display()
+        )));
     }
     let mut bytes = Vec::with_capacity(length as usize);
-    file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    file.take(MAX_MODEL_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io(path, e))?;
     decode(&bytes)
 }
 
@@ -32,15 +37,21 @@ pub fn decode(bytes: &[u8]) -> Result<ModelProto> {
     if bytes.len() as u64 > MAX_MODEL_BYTES {
         return Err(Error::Model(format!("more than {MAX_MODEL_BYTES} bytes")));
     }
-    let model = ModelProto::decode(bytes)
-        .map_err(|e| Error::Model(format!("not an ONNX file, or truncated ({e}); export it again")))?;
+    let model = ModelProto::decode(bytes).map_err(|e| {
+        Error::Model(format!(
+            "not an ONNX file, or truncated ({e}); export it again"
+        ))
+    })?;
     validate(&model)?;
     Ok(model)
 }
 
 /// Writes bytes so that readers see the old file or the whole new one, never a part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(path, e))?;
     file.write_all(bytes).map_err(|e| Error::io(path, e))?;
     file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
@@ -49,7 +60,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(mode).map_err(|e| Error::io(path, e))?;
+        file.as_file()
+            .set_permissions(mode)
+            .map_err(|e| Error::io(path, e))?;
     }
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
     Ok(())
@@ -57,35 +70,59 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// How messages call a node: its name, or its first output, with the operator type.
 pub fn node_name(node: &NodeProto) -> String {
-    let name = if node.name.is_empty() { node.output.first().map_or("?", |s| s) } else { &node.name };
+    let name = if node.name.is_empty() {
+        node.output.first().map_or("?", |s| s)
+    } else {
+        &node.name
+    };
     format!("{name} ({})", node.op_type)
 }
 
 /// An error about a node.
 pub fn node_error(node: &NodeProto, reason: impl Into<String>) -> Error {
-    Error::Node { node: node_name(node), reason: reason.into() }
+    Error::Node {
+        node: node_name(node),
+        reason: reason.into(),
+    }
 }
 
 /// The graph of a validated model.
 pub fn graph(model: &ModelProto) -> Result<&GraphProto> {
-    model.graph.as_ref().ok_or_else(|| Error::Model("the file holds no graph".into()))
+    model
+        .graph
+        .as_ref()
+        .ok_or_else(|| Error::Model("the file holds no graph".into()))
 }
 
 /// The graph of a validated model, to change.
 pub fn graph_mut(model: &mut ModelProto) -> Result<&mut GraphProto> {
-    model.graph.as_mut().ok_or_else(|| Error::Model("the file holds no graph".into()))
+    model
+        .graph
+        .as_mut()
+        .ok_or_else(|| Error::Model("the file holds no graph".into()))
 }
 
 /// Version of the default operator set.
 pub fn opset(model: &ModelProto) -> i64 {
-    model.opset_import.iter().find(|o| is_default_domain(&o.domain)).map_or(0, |o| o.version)
+    model
+        .opset_import
+        .iter()
+        .find(|o| is_default_domain(&o.domain))
+        .map_or(0, |o| o.version)
 }
 
 /// Sets the version of the default operator set, and the IR version it needs at least.
 pub fn set_opset(model: &mut ModelProto, version: i64) {
-    match model.opset_import.iter_mut().find(|o| is_default_domain(&o.domain)) {
+    match model
+        .opset_import
+        .iter_mut()
+        .find(|o| is_default_domain(&o.domain))
+    {
         Some(o) => o.version = version,
-        None => model.opset_import.push(OperatorSetIdProto { domain: String::new(), version }),
+        None => model.opset_import.push(OperatorSetIdProto {
+            domain: String::new(),
+            version,
+        }),
     }
     model.ir_version = model.ir_version.max(7); // opset 13 came with IR version 7
 }
@@ -118,20 +155,36 @@ pub fn attr_ints<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
 }
 /// Builds an integer attribute.
 pub fn int_attribute(name: &str, i: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::Int as i32, i, ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Int as i32,
+        i,
+        ..Default::default()
+    }
 }
 
 /// The non-empty input names of a node.
 pub fn inputs(node: &NodeProto) -> impl Iterator<Item = &str> {
-    node.input.iter().map(String::as_str).filter(|s| !s.is_empty())
+    node.input
+        .iter()
+        .map(String::as_str)
+        .filter(|s| !s.is_empty())
 }
 /// The non-empty output names of a node.
 pub fn outputs(node: &NodeProto) -> impl Iterator<Item = &str> {
-    node.output.iter().map(String::as_str).filter(|s| !s.is_empty())
+    node.output
+        .iter()
+        .map(String::as_str)
+        .filter(|s| !s.is_empty())
 }
 
 /// Builds a node with one output, named after it.
-pub fn make_node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+pub fn make_node(
+    op: &str,
+    inputs: &[&str],
+    output: &str,
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
     NodeProto {
         op_type: op.into(),
         name: format!("{output}/{op}"),
@@ -153,19 +206,39 @@ fn raw_tensor(name: &str, dims: &[usize], data_type: DataType, raw_data: Vec<u8>
 }
 /// Builds an f32 tensor.
 pub fn f32_tensor(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
-    raw_tensor(name, dims, DataType::Float, data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    raw_tensor(
+        name,
+        dims,
+        DataType::Float,
+        data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    )
 }
 /// Builds an i32 tensor.
 pub fn i32_tensor(name: &str, dims: &[usize], data: &[i32]) -> TensorProto {
-    raw_tensor(name, dims, DataType::Int32, data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    raw_tensor(
+        name,
+        dims,
+        DataType::Int32,
+        data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    )
 }
 /// Builds an i64 tensor.
 pub fn i64_tensor(name: &str, dims: &[usize], data: &[i64]) -> TensorProto {
-    raw_tensor(name, dims, DataType::Int64, data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    raw_tensor(
+        name,
+        dims,
+        DataType::Int64,
+        data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    )
 }
 /// Builds an i8 tensor.
 pub fn i8_tensor(name: &str, dims: &[usize], data: &[i8]) -> TensorProto {
-    raw_tensor(name, dims, DataType::Int8, data.iter().map(|&v| v as u8).collect())
+    raw_tensor(
+        name,
+        dims,
+        DataType::Int8,
+        data.iter().map(|&v| v as u8).collect(),
+    )
 }
 /// Builds a u8 tensor.
 pub fn u8_tensor(name: &str, dims: &[usize], data: &[u8]) -> TensorProto {
@@ -175,8 +248,15 @@ pub fn u8_tensor(name: &str, dims: &[usize], data: &[u8]) -> TensorProto {
 /// The dimensions of a tensor; every one is ≥ 0 and their product fits memory.
 pub fn tensor_dims(t: &TensorProto) -> Result<Vec<usize>> {
     let bad = || Error::tensor(&t.name, format!("impossible dimensions {:?}", t.dims));
-    let dims: Vec<usize> = t.dims.iter().map(|&d| usize::try_from(d).map_err(|_| bad())).collect::<Result<_>>()?;
-    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= i32::MAX as usize).ok_or_else(bad)?;
+    let dims: Vec<usize> = t
+        .dims
+        .iter()
+        .map(|&d| usize::try_from(d).map_err(|_| bad()))
+        .collect::<Result<_>>()?;
+    dims.iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .filter(|&n| n <= i32::MAX as usize)
+        .ok_or_else(bad)?;
     Ok(dims)
 }
 
@@ -187,12 +267,20 @@ fn element_count(t: &TensorProto) -> Result<usize> {
 /// The elements of an f32 tensor.
 pub fn f32_data(t: &TensorProto) -> Result<Vec<f32>> {
     if t.data_type != DataType::Float as i32 {
-        return Err(Error::tensor(&t.name, "float32 values expected; convert the model to float32 first"));
+        return Err(Error::tensor(
+            &t.name,
+            "float32 values expected; convert the model to float32 first",
+        ));
     }
     let data: Vec<f32> = if t.raw_data.is_empty() {
         t.float_data.clone()
     } else {
-        t.raw_data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        t.raw_data
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect()
     };
     (data.len() == element_count(t)?)
         .then_some(data)
@@ -207,7 +295,12 @@ pub fn i64_data(t: &TensorProto) -> Result<Vec<i64>> {
     Ok(if t.raw_data.is_empty() {
         t.int64_data.clone()
     } else {
-        t.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
+        t.raw_data
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|b| i64::from_le_bytes(*b))
+            .collect()
     })
 }
 
@@ -229,7 +322,12 @@ fn validate_tensor(t: &TensorProto) -> Result<()> {
         _ => return fail("its element type is unknown or not supported"),
     };
     let stored = if t.raw_data.is_empty() {
-        t.float_data.len().max(t.int32_data.len()).max(t.int64_data.len()).max(t.double_data.len()).max(t.uint64_data.len())
+        t.float_data
+            .len()
+            .max(t.int32_data.len())
+            .max(t.int64_data.len())
+            .max(t.double_data.len())
+            .max(t.uint64_data.len())
     } else if t.raw_data.len().is_multiple_of(width) {
         t.raw_data.len() / width
     } else {
@@ -237,16 +335,35 @@ fn validate_tensor(t: &TensorProto) -> Result<()> {
     };
     // Complex numbers may be stored as pairs; nothing here reads them.
     if stored != count && t.data_type != DataType::Complex64 as i32 {
-        return fail(&format!("dimensions {:?} want {count} elements, {stored} are stored", t.dims));
+        return fail(&format!(
+            "dimensions {:?} want {count} elements, {stored} are stored",
+            t.dims
+        ));
     }
     let finite = match DataType::try_from(t.data_type) {
         Ok(DataType::Float) if t.raw_data.is_empty() => t.float_data.iter().all(|v| v.is_finite()),
-        Ok(DataType::Float) => t.raw_data.as_chunks::<4>().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()),
-        Ok(DataType::Double) if t.raw_data.is_empty() => t.double_data.iter().all(|v| v.is_finite()),
-        Ok(DataType::Double) => t.raw_data.as_chunks::<8>().0.iter().all(|b| f64::from_le_bytes(*b).is_finite()),
+        Ok(DataType::Float) => t
+            .raw_data
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .all(|b| f32::from_le_bytes(*b).is_finite()),
+        Ok(DataType::Double) if t.raw_data.is_empty() => {
+            t.double_data.iter().all(|v| v.is_finite())
+        }
+        Ok(DataType::Double) => t
+            .raw_data
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .all(|b| f64::from_le_bytes(*b).is_finite()),
         _ => true,
     };
-    if finite { Ok(()) } else { fail("it holds NaN or infinity; the training probably diverged") }
+    if finite {
+        Ok(())
+    } else {
+        fail("it holds NaN or infinity; the training probably diverged")
+    }
 }
 
 /// Checks what the later stages rely on: one definition per name, definitions before uses
@@ -257,7 +374,9 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         return Err(Error::Model("the graph holds no nodes".into()));
     }
     if !graph.sparse_initializer.is_empty() {
-        return Err(Error::Model("sparse initializers are not supported; export dense weights".into()));
+        return Err(Error::Model(
+            "sparse initializers are not supported; export dense weights".into(),
+        ));
     }
     if !(11..=21).contains(&opset(model)) {
         return Err(Error::Model(format!(
@@ -269,25 +388,36 @@ pub fn validate(model: &ModelProto) -> Result<()> {
     for t in &graph.initializer {
         validate_tensor(t)?;
         if t.name.is_empty() || !defined.insert(&t.name) {
-            return Err(Error::tensor(&t.name, "two initializers have this name, or it is empty"));
+            return Err(Error::tensor(
+                &t.name,
+                "two initializers have this name, or it is empty",
+            ));
         }
     }
     let mut seen = HashSet::new();
     for i in &graph.input {
         if i.name.is_empty() || !seen.insert(&i.name) {
-            return Err(Error::tensor(&i.name, "two graph inputs have this name, or it is empty"));
+            return Err(Error::tensor(
+                &i.name,
+                "two graph inputs have this name, or it is empty",
+            ));
         }
         defined.insert(&i.name); // an initializer may give an input its default
     }
-    let produced: HashMap<&str, &NodeProto> =
-        graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
+    let produced: HashMap<&str, &NodeProto> = graph
+        .node
+        .iter()
+        .flat_map(|n| outputs(n).map(move |o| (o, n)))
+        .collect();
     for node in &graph.node {
         for a in &node.attribute {
             a.t.iter().chain(&a.tensors).try_for_each(validate_tensor)?;
         }
         for name in inputs(node).filter(|n| !defined.contains(n)) {
             let reason = if produced.contains_key(name) {
-                format!("it reads `{name}` before that is computed: the graph has a cycle or is not sorted")
+                format!(
+                    "it reads `{name}` before that is computed: the graph has a cycle or is not sorted"
+                )
             } else {
                 format!("its input `{name}` is computed nowhere")
             };
@@ -295,15 +425,25 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         }
         for name in outputs(node) {
             if !defined.insert(name) {
-                return Err(node_error(node, format!("its output `{name}` is already defined")));
+                return Err(node_error(
+                    node,
+                    format!("its output `{name}` is already defined"),
+                ));
             }
         }
     }
     if graph.output.is_empty() {
         return Err(Error::Model("the graph has no output".into()));
     }
-    match graph.output.iter().find(|o| !defined.contains(o.name.as_str())) {
-        Some(o) => Err(Error::tensor(&o.name, "this graph output is computed nowhere")),
+    match graph
+        .output
+        .iter()
+        .find(|o| !defined.contains(o.name.as_str()))
+    {
+        Some(o) => Err(Error::tensor(
+            &o.name,
+            "this graph output is computed nowhere",
+        )),
         None => Ok(()),
     }
 }
@@ -332,7 +472,13 @@ pub fn captured_names(graph: &GraphProto) -> HashSet<String> {
 pub fn use_counts(graph: &GraphProto) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     let outputs = graph.output.iter().map(|o| o.name.clone());
-    for name in graph.node.iter().flat_map(|n| inputs(n).map(String::from)).chain(outputs).chain(captured_names(graph)) {
+    for name in graph
+        .node
+        .iter()
+        .flat_map(|n| inputs(n).map(String::from))
+        .chain(outputs)
+        .chain(captured_names(graph))
+    {
         *counts.entry(name).or_default() += 1;
     }
     counts
@@ -372,18 +518,32 @@ pub fn prune(graph: &mut GraphProto) {
 /// The one f32 input that is no initializer, with its dimensions (`None`: dynamic).
 pub fn data_input(graph: &GraphProto) -> Result<(String, Vec<Option<usize>>)> {
     let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let mut data = graph.input.iter().filter(|i| !constants.contains(i.name.as_str()));
+    let mut data = graph
+        .input
+        .iter()
+        .filter(|i| !constants.contains(i.name.as_str()));
     let (Some(input), None) = (data.next(), data.next()) else {
-        return Err(Error::Model("a model with exactly one data input is needed".into()));
+        return Err(Error::Model(
+            "a model with exactly one data input is needed".into(),
+        ));
     };
     let Some(Value::TensorType(t)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-        return Err(Error::tensor(&input.name, "the graph input has no tensor type"));
+        return Err(Error::tensor(
+            &input.name,
+            "the graph input has no tensor type",
+        ));
     };
     if t.elem_type != DataType::Float as i32 {
-        return Err(Error::tensor(&input.name, "the graph input must be float32"));
+        return Err(Error::tensor(
+            &input.name,
+            "the graph input must be float32",
+        ));
     }
     let Some(shape) = &t.shape else {
-        return Err(Error::tensor(&input.name, "the graph input has no shape; export with one"));
+        return Err(Error::tensor(
+            &input.name,
+            "the graph input has no shape; export with one",
+        ));
     };
     let dims = shape.dim.iter().map(|d| match d.value {
         Some(dimension::Value::DimValue(v)) if v > 0 => Some(v as usize),
@@ -396,7 +556,10 @@ pub fn data_input(graph: &GraphProto) -> Result<(String, Vec<Option<usize>>)> {
 pub fn set_input_dims(graph: &mut GraphProto, name: &str, dims: &[usize]) {
     for input in graph.input.iter_mut().filter(|i| i.name == name) {
         if let Some(Value::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
-            let dim = |&d: &usize| Dimension { value: Some(dimension::Value::DimValue(d as i64)), ..Default::default() };
+            let dim = |&d: &usize| Dimension {
+                value: Some(dimension::Value::DimValue(d as i64)),
+                ..Default::default()
+            };
             t.shape.get_or_insert_default().dim = dims.iter().map(dim).collect();
         }
     }
@@ -404,16 +567,26 @@ pub fn set_input_dims(graph: &mut GraphProto, name: &str, dims: &[usize]) {
 
 /// Adds a tensor to the graph's outputs (its type is left to inference).
 pub fn expose(graph: &mut GraphProto, name: &str) {
-    graph.output.push(ValueInfoProto { name: name.into(), ..Default::default() });
+    graph.output.push(ValueInfoProto {
+        name: name.into(),
+        ..Default::default()
+    });
 }
 
 /// A metadata value of the model.
 pub fn metadata<'a>(model: &'a ModelProto, key: &str) -> Option<&'a str> {
-    model.metadata_props.iter().find(|e| e.key == key).map(|e| e.value.as_str())
+    model
+        .metadata_props
+        .iter()
+        .find(|e| e.key == key)
+        .map(|e| e.value.as_str())
 }
 
 /// Sets a metadata value of the model.
 pub fn set_metadata(model: &mut ModelProto, key: &str, value: String) {
     model.metadata_props.retain(|e| e.key != key);
-    model.metadata_props.push(StringStringEntryProto { key: key.into(), value });
+    model.metadata_props.push(StringStringEntryProto {
+        key: key.into(),
+        value,
+    });
 }

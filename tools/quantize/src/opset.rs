@@ -9,10 +9,44 @@ pub const QDQ_OPSET: i64 = 13;
 
 /// Operators whose meaning and form are equal in opsets 11, 12 and 13 (for float32 inference).
 const UNCHANGED: &[&str] = &[
-    "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv", "Div", "Exp",
-    "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity", "LeakyRelu",
-    "MatMul", "Max", "MaxPool", "Min", "Mul", "PRelu", "Pad", "Pow", "ReduceMax", "ReduceMean", "Relu", "Reshape",
-    "Shape", "Sigmoid", "Slice", "Sqrt", "Sub", "Tanh", "Transpose",
+    "Add",
+    "ArgMax",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "Div",
+    "Exp",
+    "Flatten",
+    "Gather",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "Identity",
+    "LeakyRelu",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Min",
+    "Mul",
+    "PRelu",
+    "Pad",
+    "Pow",
+    "ReduceMax",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Sqrt",
+    "Sub",
+    "Tanh",
+    "Transpose",
 ];
 
 /// Raises the model to opset 13 where it is lower; fails, naming the node, where that could change its meaning.
@@ -40,17 +74,27 @@ pub fn raise(model: &mut ModelProto) -> Result<()> {
                 // Before 13, dimensions from `axis` on were one; equal only where that is the last one.
                 let axis = attr_int(node, "axis", 1);
                 if axis != -1 && !(axis == 1 && rank2.contains(&node.input[0])) {
-                    return Err(node_error(node, "its meaning changes with opset 13; export the model with opset 13"));
+                    return Err(node_error(
+                        node,
+                        "its meaning changes with opset 13; export the model with opset 13",
+                    ));
                 }
                 node.attribute.retain(|a| a.name != "axis");
                 node.attribute.push(int_attribute("axis", -1));
             }
             op if UNCHANGED.contains(&op) => {}
-            _ => return Err(node_error(node, "cannot be raised to opset 13; export the model with opset 13 or later")),
+            _ => {
+                return Err(node_error(
+                    node,
+                    "cannot be raised to opset 13; export the model with opset 13 or later",
+                ));
+            }
         }
         if matches!(op.as_str(), "Gemm" | "Flatten") {
             rank2.insert(node.output[0].clone());
-        } else if matches!(op.as_str(), "Relu" | "Identity" | "Sigmoid") && rank2.contains(&node.input[0]) {
+        } else if matches!(op.as_str(), "Relu" | "Identity" | "Sigmoid")
+            && rank2.contains(&node.input[0])
+        {
             rank2.insert(node.output[0].clone());
         }
     }

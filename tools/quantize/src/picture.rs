@@ -2,7 +2,9 @@
 
 use crate::{Error, Result};
 use edge_infer::metadata::{Color, Preprocess, Resize};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef};
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef,
+};
 use std::path::{Path, PathBuf};
 
 /// Longest side of a picture that is decoded.
@@ -32,16 +34,27 @@ pub fn load_tensor(path: &Path, p: &Preprocess) -> Result<Vec<f32>> {
     let (w, h) = match p.resize {
         Resize::Stretch => (p.width, p.height),
         // torchvision truncates the longer side.
-        Resize::ShortSide(s) if width <= height => (s, (u64::from(s) * u64::from(height) / u64::from(width)) as u32),
-        Resize::ShortSide(s) => ((u64::from(s) * u64::from(width) / u64::from(height)) as u32, s),
+        Resize::ShortSide(s) if width <= height => (
+            s,
+            (u64::from(s) * u64::from(height) / u64::from(width)) as u32,
+        ),
+        Resize::ShortSide(s) => (
+            (u64::from(s) * u64::from(width) / u64::from(height)) as u32,
+            s,
+        ),
     };
     if w < p.width || h < p.height || w.max(h) > MAX_SIDE {
-        return Err(bad(path, format!("{width}×{height} becomes {w}×{h}, which does not suit the network's input")));
+        return Err(bad(
+            path,
+            format!("{width}×{height} becomes {w}×{h}, which does not suit the network's input"),
+        ));
     }
     let source = ImageRef::new(width, height, &pixels, kind).map_err(|e| bad(path, e))?;
     let mut resized = Image::new(w, h, kind);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize(&source, &mut resized, &options).map_err(|e| bad(path, e))?;
+    Resizer::new()
+        .resize(&source, &mut resized, &options)
+        .map_err(|e| bad(path, e))?;
     let (left, top) = (((w - p.width) / 2) as usize, ((h - p.height) / 2) as usize);
     let mut out = Vec::with_capacity(channels * (p.width * p.height) as usize);
     for c in 0..channels {
@@ -70,7 +83,10 @@ pub fn collect(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let file = entry.path();
-        let extension = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        let extension = file
+            .extension()
+            .and_then(|e| e.to_str())
+            .map(str::to_ascii_lowercase);
         // A link to a folder could lead back here: only real folders are entered.
         if entry.file_type().map_err(|e| Error::io(&file, e))?.is_dir() {
             found.extend(collect(&file)?);

@@ -36,7 +36,13 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
 }
 
 /// Quantizes a validated model for inputs of `shape` (1×C×H×W). Returns the encoded file and the report.
-pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: Options, progress: Progress) -> Result<(Vec<u8>, Report)> {
+pub fn quantize(
+    model: &ModelProto,
+    shape: &[usize],
+    inputs: &Inputs,
+    options: Options,
+    progress: Progress,
+) -> Result<(Vec<u8>, Report)> {
     let start = std::time::Instant::now();
     let bytes_before = model.encoded_len();
     let mut model = model.clone();
@@ -49,22 +55,48 @@ pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: O
     let (used, held) = split(inputs.len());
 
     let skip = onnx::graph(&model)?.output.len();
-    let own: Vec<String> = plan.tensors.iter().filter(|t| !plan.shared.contains_key(*t)).cloned().collect();
+    let own: Vec<String> = plan
+        .tensors
+        .iter()
+        .filter(|t| !plan.shared.contains_key(*t))
+        .cloned()
+        .collect();
     let ranges = {
         let runner = Runner::new(&model, shape, &own)?;
-        let passes = if options.calibrator == Calibrator::Mse { 2 } else { 1 };
+        let passes = if options.calibrator == Calibrator::Mse {
+            2
+        } else {
+            1
+        };
         let tick = progress("calibrating", used.len() * passes);
         let load = |i: usize| inputs.load(i);
-        calibrate(&runner, skip, &own, &used, &load, options.calibrator, options.activations, &tick)?
+        calibrate(
+            &runner,
+            skip,
+            &own,
+            &used,
+            &load,
+            options.calibrator,
+            options.activations,
+            &tick,
+        )?
     };
     let mut params: HashMap<String, (Affine, (f64, f64))> = HashMap::new();
     for (tensor, &(lo, hi)) in own.iter().zip(&ranges) {
-        params.insert(tensor.clone(), (Affine::from_range(lo, hi, options.activations), (lo, hi)));
+        params.insert(
+            tensor.clone(),
+            (Affine::from_range(lo, hi, options.activations), (lo, hi)),
+        );
     }
     // In order of computation, so that a chain of pools finds its source.
     for tensor in plan.tensors.iter().filter(|t| plan.shared.contains_key(*t)) {
         let source = params.get(&plan.shared[tensor]).copied();
-        let p = source.ok_or_else(|| Error::tensor(tensor, "the input it shares parameters with is not quantized"))?;
+        let p = source.ok_or_else(|| {
+            Error::tensor(
+                tensor,
+                "the input it shares parameters with is not quantized",
+            )
+        })?;
         params.insert(tensor.clone(), p);
     }
     let affine: HashMap<String, Affine> = params.iter().map(|(t, p)| (t.clone(), p.0)).collect();
@@ -75,14 +107,31 @@ pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: O
     let bytes = int8.encode_to_vec();
     let int8 = onnx::decode(&bytes)?; // measure what a reader of the file gets
 
-    let dequantized: Vec<String> = plan.tensors.iter().map(|t| written.dequantized[t].clone()).collect();
+    let dequantized: Vec<String> = plan
+        .tensors
+        .iter()
+        .map(|t| written.dequantized[t].clone())
+        .collect();
     let float_runner = Runner::new(&model, shape, &plan.tensors)?;
     let int8_runner = Runner::new(&int8, shape, &dequantized)?;
     let tick = progress("measuring", held.len());
-    let (evaluation, sqnr) = evaluate(&float_runner, &int8_runner, skip, plan.tensors.len(), inputs, &held, &tick)?;
+    let (evaluation, sqnr) = evaluate(
+        &float_runner,
+        &int8_runner,
+        skip,
+        plan.tensors.len(),
+        inputs,
+        &held,
+        &tick,
+    )?;
     let tensors = plan.tensors.iter().zip(sqnr).map(|(t, sqnr_db)| {
         let (parameters, range) = params[t];
-        TensorReport { tensor: t.clone(), range, parameters, sqnr_db }
+        TensorReport {
+            tensor: t.clone(),
+            range,
+            parameters,
+            sqnr_db,
+        }
     });
     let report = Report {
         calibrator: options.calibrator,

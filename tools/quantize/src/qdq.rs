@@ -47,47 +47,99 @@ impl Writer {
     fn quantize(&mut self, source: &str, tensor: &str, p: Affine) {
         let scale = self.name(format!("{tensor}.scale"));
         let zero = self.name(format!("{tensor}.zero_point"));
-        let (q, dq) = (self.name(format!("{tensor}.q")), self.name(format!("{tensor}.dq")));
+        let (q, dq) = (
+            self.name(format!("{tensor}.q")),
+            self.name(format!("{tensor}.dq")),
+        );
         self.constants.push(f32_tensor(&scale, &[], &[p.scale]));
         self.constants.push(match p.dtype {
             ActivationType::Uint8 => u8_tensor(&zero, &[], &[p.zero_point as u8]),
             ActivationType::Int8 => i8_tensor(&zero, &[], &[p.zero_point as i8]),
         });
-        self.nodes.push(make_node("QuantizeLinear", &[source, &scale, &zero], &q, vec![]));
-        self.nodes.push(make_node("DequantizeLinear", &[&q, &scale, &zero], &dq, vec![]));
+        self.nodes.push(make_node(
+            "QuantizeLinear",
+            &[source, &scale, &zero],
+            &q,
+            vec![],
+        ));
+        self.nodes.push(make_node(
+            "DequantizeLinear",
+            &[&q, &scale, &zero],
+            &dq,
+            vec![],
+        ));
         self.written.dequantized.insert(tensor.into(), dq);
     }
 
     /// DequantizeLinear along axis 0 of a stored integer tensor; returns its output.
-    fn stored(&mut self, base: &str, values: impl FnOnce(&str) -> TensorProto, zero: impl FnOnce(&str) -> TensorProto, scales: &[f32]) -> String {
-        let [q, s, z, dq] = ["q", "scale", "zero_point", "dq"].map(|part| self.name(format!("{base}.{part}")));
-        self.constants.extend([values(&q), f32_tensor(&s, &[scales.len()], scales), zero(&z)]);
-        self.nodes.push(make_node("DequantizeLinear", &[&q, &s, &z], &dq, vec![int_attribute("axis", 0)]));
+    fn stored(
+        &mut self,
+        base: &str,
+        values: impl FnOnce(&str) -> TensorProto,
+        zero: impl FnOnce(&str) -> TensorProto,
+        scales: &[f32],
+    ) -> String {
+        let [q, s, z, dq] =
+            ["q", "scale", "zero_point", "dq"].map(|part| self.name(format!("{base}.{part}")));
+        self.constants.extend([
+            values(&q),
+            f32_tensor(&s, &[scales.len()], scales),
+            zero(&z),
+        ]);
+        self.nodes.push(make_node(
+            "DequantizeLinear",
+            &[&q, &s, &z],
+            &dq,
+            vec![int_attribute("axis", 0)],
+        ));
         dq
     }
 }
 
 /// Rewrites the graph. `params` has an entry for every tensor of the plan.
-pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affine>) -> Result<Written> {
+pub fn write(
+    graph: &mut GraphProto,
+    plan: &Plan,
+    params: &HashMap<String, Affine>,
+) -> Result<Written> {
     let nodes = std::mem::take(&mut graph.node);
-    let mut w = Writer { names: HashSet::new(), nodes: Vec::new(), constants: Vec::new(), written: Written::default() };
+    let mut w = Writer {
+        names: HashSet::new(),
+        nodes: Vec::new(),
+        constants: Vec::new(),
+        written: Written::default(),
+    };
     w.names = all_names(graph);
-    w.names.extend(nodes.iter().flat_map(|n| outputs(n).map(String::from)));
+    w.names
+        .extend(nodes.iter().flat_map(|n| outputs(n).map(String::from)));
     let constants = constants(graph);
     let mut pinned: HashSet<String> = graph.output.iter().map(|o| o.name.clone()).collect();
     for node in &nodes {
-        let sub = GraphProto { node: vec![node.clone()], ..Default::default() };
+        let sub = GraphProto {
+            node: vec![node.clone()],
+            ..Default::default()
+        };
         pinned.extend(captured_names(&sub));
     }
     let planned: HashSet<&str> = plan.tensors.iter().map(String::as_str).collect();
-    for input in graph.input.iter().filter(|i| planned.contains(i.name.as_str())) {
+    for input in graph
+        .input
+        .iter()
+        .filter(|i| planned.contains(i.name.as_str()))
+    {
         w.quantize(&input.name, &input.name, params[&input.name]);
     }
     for (i, mut node) in nodes.into_iter().enumerate() {
         let tensor = node.output.first().cloned().unwrap_or_default();
         // A clamp that its QuantizeLinear performs anyway is left out.
-        if let (Some(before), Some(p)) = (plan.fused.get(&tensor), params.get(&tensor).filter(|_| planned.contains(tensor.as_str()))) {
-            let (lo, hi) = clamp_bounds(&node, &constants).unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
+        if let (Some(before), Some(p)) = (
+            plan.fused.get(&tensor),
+            params
+                .get(&tensor)
+                .filter(|_| planned.contains(tensor.as_str())),
+        ) {
+            let (lo, hi) =
+                clamp_bounds(&node, &constants).unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
             let (bottom, top) = p.range();
             // One part in a million: the rounding of the f32 scale.
             if !pinned.contains(&tensor) && bottom >= lo && top <= hi + hi.abs() * 1e-6 {
@@ -104,10 +156,15 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affin
             let weight = constants[node.input[1].as_str()];
             let dims = tensor_dims(weight)?;
             let bias_name = node.input.get(2).filter(|s| !s.is_empty()).cloned();
-            let bias = bias_name.as_ref().map_or(Ok(vec![]), |b| f32_data(constants[b.as_str()]))?;
+            let bias = bias_name
+                .as_ref()
+                .map_or(Ok(vec![]), |b| f32_data(constants[b.as_str()]))?;
             let channels = dims.first().copied().unwrap_or(0);
             if channels == 0 || !(bias.is_empty() || bias.len() == channels) {
-                return Err(node_error(&node, format!("{channels} output channels, but {} bias values", bias.len())));
+                return Err(node_error(
+                    &node,
+                    format!("{channels} output channels, but {} bias values", bias.len()),
+                ));
             }
             let q = quantize_weights(&f32_data(weight)?, &bias, channels, params[source].scale);
             w.written.layers.push(layer_report(&node, &dims, &q));
@@ -126,7 +183,10 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affin
                 );
             }
         }
-        let produced: Vec<String> = outputs(&node).filter(|o| planned.contains(o)).map(String::from).collect();
+        let produced: Vec<String> = outputs(&node)
+            .filter(|o| planned.contains(o))
+            .map(String::from)
+            .collect();
         w.nodes.push(node);
         for t in produced {
             w.quantize(&t, &t, params[&t]);

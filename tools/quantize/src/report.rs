@@ -93,14 +93,21 @@ pub fn evaluate(
             want[t] = Vec::new();
         })?;
         tick();
-        if odd { Err(Error::Tract("float and int8 outputs differ in size".into())) } else { Ok((same, sums)) }
+        if odd {
+            Err(Error::Tract("float and int8 outputs differ in size".into()))
+        } else {
+            Ok((same, sums))
+        }
     };
     let (mut agreed, mut total) = (0, vec![(0.0, 0.0); skip + tensors]);
     for chunk in images.chunks(16) {
         let done: Vec<_> = chunk.par_iter().map(one).collect::<Result<_>>()?;
         for (same, sums) in done {
             agreed += usize::from(same);
-            total.iter_mut().zip(sums).for_each(|(t, s)| *t = (t.0 + s.0, t.1 + s.1));
+            total
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(t, s)| *t = (t.0 + s.0, t.1 + s.1));
         }
     }
     let db = |&(signal, noise): &(f64, f64)| sqnr_db(signal, noise);
@@ -120,20 +127,41 @@ fn argmax(values: &[f32]) -> usize {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let megabytes = |b: usize| b as f64 / 1e6;
-        writeln!(f, "{:<44} {:>20} {:>12} {:>10}", "weights", "dimensions", "max scale", "SQNR dB")?;
+        writeln!(
+            f,
+            "{:<44} {:>20} {:>12} {:>10}",
+            "weights", "dimensions", "max scale", "SQNR dB"
+        )?;
         for l in &self.layers {
-            let dims = l.weight_dims.iter().map(usize::to_string).collect::<Vec<_>>().join("×");
-            write!(f, "{:<44} {dims:>20} {:>12.6} {:>10.1}", l.node, l.weight_scales.1, l.weight_sqnr_db)?;
+            let dims = l
+                .weight_dims
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join("×");
+            write!(
+                f,
+                "{:<44} {dims:>20} {:>12.6} {:>10.1}",
+                l.node, l.weight_scales.1, l.weight_sqnr_db
+            )?;
             match l.enlarged_channels {
                 0 => writeln!(f)?,
                 n => writeln!(f, "  {n} channels widened for their bias")?,
             }
         }
-        writeln!(f, "\n{:<44} {:>20} {:>12} {:>10} {:>10}", "activations", "range", "scale", "zero", "SQNR dB")?;
+        writeln!(
+            f,
+            "\n{:<44} {:>20} {:>12} {:>10} {:>10}",
+            "activations", "range", "scale", "zero", "SQNR dB"
+        )?;
         for t in &self.tensors {
             let range = format!("{:.3} … {:.3}", t.range.0, t.range.1);
             let (scale, zero) = (t.parameters.scale, t.parameters.zero_point);
-            writeln!(f, "{:<44} {range:>20} {scale:>12.6} {zero:>10} {:>10.1}", t.tensor, t.sqnr_db)?;
+            writeln!(
+                f,
+                "{:<44} {range:>20} {scale:>12.6} {zero:>10} {:>10.1}",
+                t.tensor, t.sqnr_db
+            )?;
         }
         writeln!(f, "\nBatchNorm folded   {}", self.fold.folded)?;
         for k in &self.fold.kept {
@@ -142,10 +170,24 @@ impl fmt::Display for Report {
         for n in &self.float_nodes {
             writeln!(f, "left in float      {}: {}", n.node, n.reason)?;
         }
-        writeln!(f, "size               {:.2} MB → {:.2} MB", megabytes(self.bytes_before), megabytes(self.bytes_after))?;
+        writeln!(
+            f,
+            "size               {:.2} MB → {:.2} MB",
+            megabytes(self.bytes_before),
+            megabytes(self.bytes_after)
+        )?;
         let e = &self.evaluation;
-        writeln!(f, "top-1 agreement    {:.2} % on {} held-back images", e.top1_agreement * 100.0, e.images)?;
+        writeln!(
+            f,
+            "top-1 agreement    {:.2} % on {} held-back images",
+            e.top1_agreement * 100.0,
+            e.images
+        )?;
         writeln!(f, "logit SQNR         {:.1} dB", e.logit_sqnr_db)?;
-        write!(f, "time               {:.1} s, {} calibration images", self.seconds, self.calibration_images)
+        write!(
+            f,
+            "time               {:.1} s, {} calibration images",
+            self.seconds, self.calibration_images
+        )
     }
 }

@@ -47,10 +47,18 @@ impl Affine {
     pub fn from_range(lo: f64, hi: f64, dtype: ActivationType) -> Self {
         let (lo, hi) = (lo.min(0.0), hi.max(0.0));
         // Also bounded above, so that the products with weight scales stay finite.
-        let scale = if hi - lo < MIN_RANGE { 1.0 } else { ((hi - lo) / 255.0).min(1e30) as f32 };
+        let scale = if hi - lo < MIN_RANGE {
+            1.0
+        } else {
+            ((hi - lo) / 255.0).min(1e30) as f32
+        };
         let zero = (f64::from(dtype.qmin()) - lo / f64::from(scale)).round_ties_even();
         let zero_point = zero.clamp(dtype.qmin().into(), dtype.qmax().into()) as i32;
-        Self { scale, zero_point, dtype }
+        Self {
+            scale,
+            zero_point,
+            dtype,
+        }
     }
     /// Smallest and largest real value that can be represented.
     pub fn range(&self) -> (f64, f64) {
@@ -60,8 +68,14 @@ impl Affine {
     /// The representable value nearest to `x`.
     pub fn fake(&self, x: f64) -> f64 {
         let scale = f64::from(self.scale);
-        let (qmin, qmax) = (self.dtype.qmin() - self.zero_point, self.dtype.qmax() - self.zero_point);
-        (x / scale).round_ties_even().clamp(qmin.into(), qmax.into()) * scale
+        let (qmin, qmax) = (
+            self.dtype.qmin() - self.zero_point,
+            self.dtype.qmax() - self.zero_point,
+        );
+        (x / scale)
+            .round_ties_even()
+            .clamp(qmin.into(), qmax.into())
+            * scale
     }
 }
 
@@ -89,13 +103,24 @@ const MAX_BIAS: f64 = (1 << 30) as f64;
 const MIN_WEIGHT_SCALE: f32 = 1e-20;
 
 /// Quantizes weights (`channels` rows) and bias (empty or one per channel) for inputs of scale `input_scale`.
-pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_scale: f32) -> Weights {
+pub fn quantize_weights(
+    weights: &[f32],
+    bias: &[f32],
+    channels: usize,
+    input_scale: f32,
+) -> Weights {
     let row = weights.len().checked_div(channels).unwrap_or(0);
     let absmax = |w: &[f32]| w.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let per_channel: Vec<f32> = (0..channels).map(|c| absmax(&weights[c * row..(c + 1) * row]) / 127.0).collect();
+    let per_channel: Vec<f32> = (0..channels)
+        .map(|c| absmax(&weights[c * row..(c + 1) * row]) / 127.0)
+        .collect();
     // A channel without weights borrows the layer's step, so that its bias keeps a usable one.
     let widest = per_channel.iter().copied().fold(0f32, f32::max);
-    let fallback = if widest > MIN_WEIGHT_SCALE { widest } else { 1.0 / 127.0 };
+    let fallback = if widest > MIN_WEIGHT_SCALE {
+        widest
+    } else {
+        1.0 / 127.0
+    };
     let mut out = Weights {
         values: Vec::with_capacity(weights.len()),
         scales: Vec::with_capacity(channels),
@@ -106,7 +131,11 @@ pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_sc
     };
     let (mut signal, mut noise) = (0f64, 0f64);
     for (c, &natural) in per_channel.iter().enumerate() {
-        let mut scale = if natural > 0.0 { natural.max(MIN_WEIGHT_SCALE) } else { fallback };
+        let mut scale = if natural > 0.0 {
+            natural.max(MIN_WEIGHT_SCALE)
+        } else {
+            fallback
+        };
         let b = bias.get(c).copied().map_or(0.0, f64::from);
         let needed = b.abs() / (MAX_BIAS * f64::from(input_scale));
         if f64::from(scale) < needed {
@@ -114,14 +143,17 @@ pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_sc
             out.enlarged += 1;
         }
         for &w in &weights[c * row..(c + 1) * row] {
-            let q = (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0);
+            let q = (f64::from(w) / f64::from(scale))
+                .round_ties_even()
+                .clamp(-127.0, 127.0);
             signal += f64::from(w).powi(2);
             noise += (f64::from(w) - q * f64::from(scale)).powi(2);
             out.values.push(q as i8);
         }
         let bias_scale = input_scale * scale;
         if !bias.is_empty() {
-            out.bias.push((b / f64::from(bias_scale)).round_ties_even() as i32); // fits by construction
+            out.bias
+                .push((b / f64::from(bias_scale)).round_ties_even() as i32); // fits by construction
         }
         out.scales.push(scale);
         out.bias_scales.push(bias_scale);
@@ -132,7 +164,11 @@ pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_sc
 
 /// Signal to quantization noise ratio from two sums of squares.
 pub fn sqnr_db(signal: f64, noise: f64) -> f64 {
-    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
+    if noise == 0.0 {
+        f64::INFINITY
+    } else {
+        10.0 * (signal / noise).log10()
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +187,13 @@ mod tests {
 
     #[test]
     fn degenerate_ranges_stay_valid() {
-        for (lo, hi) in [(0.0, 0.0), (1e-40, 1e-39), (5.0, 5.0), (-3.0, -3.0), (-1e38, 1e38)] {
+        for (lo, hi) in [
+            (0.0, 0.0),
+            (1e-40, 1e-39),
+            (5.0, 5.0),
+            (-3.0, -3.0),
+            (-1e38, 1e38),
+        ] {
             let a = Affine::from_range(lo, hi, ActivationType::Uint8);
             assert!(a.scale.is_finite() && a.scale > 0.0, "{lo} {hi}: {a:?}");
             assert_eq!(a.fake(0.0), 0.0);
