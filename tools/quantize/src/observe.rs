@@ -29,72 +29,81 @@ const CHUNK: usize = 32;
 /// Loads the calibration input with this index.
 pub type Load<'a> = &'a (dyn Fn(usize) -> Result<Vec<f32>> + Sync);
 
-fn parallel<T: Send>(
-    indices: &[usize],
-    load: Load,
-    tick: &(dyn Fn() + Sync),
-    one: impl Fn(Vec<f32>) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    indices
-        .par_iter()
-        .map(|&i| {
-            let out = one(load(i)?)?;
-            tick();
-            Ok(out)
-        })
-        .collect()
+/// The calibration inputs.
+pub struct Feed<'a> {
+    /// Indices, in the order moving averages see them.
+    pub images: &'a [usize],
+    /// Reads one.
+    pub load: Load<'a>,
+    /// Called after each run.
+    pub tick: &'a (dyn Fn() + Sync),
 }
 
-/// Measures the first `tensors` outputs of `runner` after its own `skip` graph outputs.
-/// Returns, per tensor, the chosen range.
+impl Feed<'_> {
+    fn chunks<T: Send>(
+        &self,
+        one: impl Fn(Vec<f32>) -> Result<T> + Sync,
+        mut merge: impl FnMut(T),
+    ) -> Result<()> {
+        for chunk in self.images.chunks(CHUNK) {
+            let run = |&i: &usize| {
+                let out = one((self.load)(i)?)?;
+                (self.tick)();
+                Ok(out)
+            };
+            let done: Vec<T> = chunk.par_iter().map(run).collect::<Result<_>>()?;
+            done.into_iter().for_each(&mut merge);
+        }
+        Ok(())
+    }
+}
+
+/// Measures the outputs of `runner` after its own `skip` graph outputs; they are called `names`.
+/// Returns the chosen range of each.
 pub fn calibrate(
     runner: &Runner,
     skip: usize,
     names: &[String],
-    images: &[usize],
-    load: Load,
+    feed: &Feed,
     calibrator: Calibrator,
     dtype: ActivationType,
-    tick: &(dyn Fn() + Sync),
 ) -> Result<Vec<Range>> {
     let count = names.len();
     let mut all = vec![(f64::INFINITY, f64::NEG_INFINITY); count];
     let mut average: Vec<Option<Range>> = vec![None; count];
-    for chunk in images.chunks(CHUNK) {
-        let seen = parallel(chunk, load, tick, |input| {
-            let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); count];
-            let mut bad = None;
-            runner.run(&input, |i, _, values| {
-                if i < skip {
-                    return;
-                }
-                let (mut lo, mut hi, mut finite) = (f32::INFINITY, f32::NEG_INFINITY, true);
-                for &v in values {
-                    lo = lo.min(v);
-                    hi = hi.max(v);
-                    finite &= v.is_finite();
-                }
-                if !finite {
-                    bad = bad.or(Some(i - skip));
-                }
-                ranges[i - skip] = (lo.into(), hi.into());
-            })?;
-            match bad {
-                Some(i) => Err(Error::tensor(
-                    &names[i],
-                    "it becomes NaN or infinite on calibration data",
-                )),
-                None => Ok(ranges),
+    let extremes = |input: Vec<f32>| {
+        let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); count];
+        let mut bad = None;
+        runner.run(&input, |i, _, values| {
+            if i < skip {
+                return;
             }
+            let (mut lo, mut hi, mut finite) = (f32::INFINITY, f32::NEG_INFINITY, true);
+            for &v in values {
+                lo = lo.min(v);
+                hi = hi.max(v);
+                finite &= v.is_finite();
+            }
+            if !finite {
+                bad = bad.or(Some(i - skip));
+            }
+            ranges[i - skip] = (lo.into(), hi.into());
         })?;
-        for ranges in seen {
-            for (t, &(lo, hi)) in ranges.iter().enumerate().filter(|(_, r)| r.0 <= r.1) {
-                all[t] = (all[t].0.min(lo), all[t].1.max(hi));
-                let mix = |old: f64, new: f64| old * MOMENTUM + new * (1.0 - MOMENTUM);
-                average[t] = Some(average[t].map_or((lo, hi), |(l, h)| (mix(l, lo), mix(h, hi))));
-            }
+        match bad {
+            Some(i) => Err(Error::tensor(
+                &names[i],
+                "it becomes NaN or infinite on calibration data",
+            )),
+            None => Ok(ranges),
         }
-    }
+    };
+    feed.chunks(extremes, |ranges| {
+        for (t, &(lo, hi)) in ranges.iter().enumerate().filter(|(_, r)| r.0 <= r.1) {
+            all[t] = (all[t].0.min(lo), all[t].1.max(hi));
+            let mix = |old: f64, new: f64| old * MOMENTUM + new * (1.0 - MOMENTUM);
+            average[t] = Some(average[t].map_or((lo, hi), |(l, h)| (mix(l, lo), mix(h, hi))));
+        }
+    })?;
     let missing = all.iter().position(|r| r.0 > r.1);
     if let Some(t) = missing {
         return Err(Error::tensor(
@@ -110,21 +119,18 @@ pub fn calibrate(
             .collect()),
         Calibrator::Mse => {
             let mut total: Vec<Histogram> = all.iter().map(|&r| Histogram::new(r)).collect();
-            for chunk in images.chunks(CHUNK) {
-                let parts = parallel(chunk, load, tick, |input| {
-                    let mut parts: Vec<Histogram> =
-                        all.iter().map(|&r| Histogram::new(r)).collect();
-                    runner.run(&input, |i, _, values| {
-                        if i >= skip {
-                            parts[i - skip].add(values);
-                        }
-                    })?;
-                    Ok(parts)
+            let count_values = |input: Vec<f32>| {
+                let mut parts: Vec<Histogram> = all.iter().map(|&r| Histogram::new(r)).collect();
+                runner.run(&input, |i, _, values| {
+                    if i >= skip {
+                        parts[i - skip].add(values);
+                    }
                 })?;
-                for part in parts {
-                    total.iter_mut().zip(&part).for_each(|(t, p)| t.merge(p));
-                }
-            }
+                Ok(parts)
+            };
+            feed.chunks(count_values, |parts| {
+                total.iter_mut().zip(&parts).for_each(|(t, p)| t.merge(p))
+            })?;
             Ok(total.par_iter().map(|h| h.best_range(dtype)).collect())
         }
     }

@@ -366,6 +366,29 @@ fn validate_tensor(t: &TensorProto) -> Result<()> {
     }
 }
 
+/// Operators that are rewritten, and so must have the input and output every one of them has.
+const TAKES_DATA: &[&str] = &[
+    "Add",
+    "BatchNormalization",
+    "Clip",
+    "Conv",
+    "Dropout",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "Identity",
+    "LogSoftmax",
+    "MatMul",
+    "MaxPool",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Squeeze",
+    "Unsqueeze",
+];
+
 /// Checks what the later stages rely on: one definition per name, definitions before uses
 /// (which excludes cycles), whole and finite initializers, and known graph outputs.
 pub fn validate(model: &ModelProto) -> Result<()> {
@@ -413,7 +436,7 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         for a in &node.attribute {
             a.t.iter().chain(&a.tensors).try_for_each(validate_tensor)?;
         }
-        for name in inputs(node).filter(|n| !defined.contains(n)) {
+        if let Some(name) = inputs(node).find(|n| !defined.contains(n)) {
             let reason = if produced.contains_key(name) {
                 format!(
                     "it reads `{name}` before that is computed: the graph has a cycle or is not sorted"
@@ -422,6 +445,12 @@ pub fn validate(model: &ModelProto) -> Result<()> {
                 format!("its input `{name}` is computed nowhere")
             };
             return Err(node_error(node, reason));
+        }
+        let present = |names: &[String]| names.first().is_some_and(|s| !s.is_empty());
+        if TAKES_DATA.contains(&node.op_type.as_str())
+            && !(present(&node.input) && present(&node.output))
+        {
+            return Err(node_error(node, "its first input or output is missing"));
         }
         for name in outputs(node) {
             if !defined.insert(name) {

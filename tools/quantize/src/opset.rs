@@ -90,10 +90,9 @@ pub fn raise(model: &mut ModelProto) -> Result<()> {
                 ));
             }
         }
-        if matches!(op.as_str(), "Gemm" | "Flatten") {
-            rank2.insert(node.output[0].clone());
-        } else if matches!(op.as_str(), "Relu" | "Identity" | "Sigmoid")
-            && rank2.contains(&node.input[0])
+        let elementwise = matches!(op.as_str(), "Relu" | "Identity" | "Sigmoid");
+        if matches!(op.as_str(), "Gemm" | "Flatten")
+            || (elementwise && rank2.contains(&node.input[0]))
         {
             rank2.insert(node.output[0].clone());
         }

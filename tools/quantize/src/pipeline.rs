@@ -2,7 +2,7 @@
 
 use crate::data::Inputs;
 use crate::float::{self, Runner};
-use crate::observe::{Calibrator, calibrate};
+use crate::observe::{Calibrator, Feed, calibrate};
 use crate::onnx::{self, ModelProto};
 use crate::plan::{self, Residual};
 use crate::report::{Report, TensorReport, evaluate};
@@ -70,15 +70,18 @@ pub fn quantize(
         };
         let tick = progress("calibrating", used.len() * passes);
         let load = |i: usize| inputs.load(i);
+        let feed = Feed {
+            images: &used,
+            load: &load,
+            tick: &tick,
+        };
         calibrate(
             &runner,
             skip,
             &own,
-            &used,
-            &load,
+            &feed,
             options.calibrator,
             options.activations,
-            &tick,
         )?
     };
     let mut params: HashMap<String, (Affine, (f64, f64))> = HashMap::new();

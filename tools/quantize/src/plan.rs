@@ -319,7 +319,10 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<P
         if is_transparent(node) {
             continue;
         }
-        match obstacle(node, &constants, shapes, &used) {
+        let constant = || constants.contains_key(root(&node.input[0]).as_str());
+        let reason = obstacle(node, &constants, shapes, &used)
+            .or_else(|| constant().then(|| "its input is constant".to_string()));
+        match reason {
             None => int8[i] = true,
             // Shape arithmetic is not worth a word.
             Some(_) if !node.output.first().is_some_and(|o| shapes.contains_key(o)) => {}
@@ -373,7 +376,7 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<P
         ));
     }
     let inputs = graph.input.iter().map(|i| i.name.as_str());
-    let computed = graph.node.iter().flat_map(|n| outputs(n));
+    let computed = graph.node.iter().flat_map(outputs);
     plan.tensors = inputs
         .chain(computed)
         .filter(|t| wanted.contains(*t) && !unrounded.contains(*t))
