@@ -1,1 +1,363 @@
-fn main() {}
+//! `edge-quantize`: float ONNX in, int8 QDQ ONNX out.
+#![forbid(unsafe_code)]
+
+use clap::{Args, Parser, Subcommand};
+use edge_infer::metadata::{Color, LABELS_KEY, PREPROCESS_KEY, Preprocess, Resize};
+use edge_quantize::data::Inputs;
+use edge_quantize::observe::Calibrator;
+use edge_quantize::onnx::{self, ModelProto};
+use edge_quantize::pipeline::{Options, quantize};
+use edge_quantize::plan::Residual;
+use edge_quantize::scheme::ActivationType;
+use edge_quantize::{Error, Result, fold};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use prost::Message;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Quantizes a float ONNX ResNet to standard int8 QDQ ONNX.
+#[derive(Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  edge-quantize resnet18.onnx -o r18q.onnx --calib photos/
+  edge-quantize net.onnx -o netq.onnx --calib digits/ --size 28 --resize stretch --color gray --mean 0.13 --std 0.31 --labels digits.txt
+  edge-quantize net.onnx -o netq.onnx --calib batch.npy --json > report.json
+  edge-quantize fold net.onnx -o folded.onnx
+
+Exit codes: 0 done, 1 the model or data cannot be used, 2 wrong usage. On failure no file is written."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    quantize: Option<QuantizeArgs>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Only fold BatchNorm into convolutions; the result stays float.
+    Fold {
+        /// Float model.
+        model: PathBuf,
+        /// Output file.
+        #[arg(short, long)]
+        output: PathBuf,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct QuantizeArgs {
+    /// Float model, opset 11 to 21.
+    model: PathBuf,
+    /// Output file.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Folders of pictures, pictures, or .npy/.npz tensors (N×C×H×W float32, already normalized).
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    calib: Vec<PathBuf>,
+    /// Use this many of them, evenly spaced; every fifth is held back to measure the result.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    images: Option<u32>,
+    /// How activation ranges are chosen.
+    #[arg(long, value_enum, default_value = "mse")]
+    calibrator: Calibrator,
+    /// Integer type of activations.
+    #[arg(long, value_enum, default_value = "uint8")]
+    activations: ActivationType,
+    /// What stands between a residual branch's last Conv and its Add: nothing, or Q/DQ.
+    #[arg(long, value_enum, default_value = "fused")]
+    residual: Residual,
+    /// Side of the square network input, pixels [default: the model's, else 224].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    size: Option<u32>,
+    /// `stretch`, or `short:N`: shorter side to N pixels, then centre crop [default: short:256 for 224].
+    #[arg(long, value_parser = parse_resize)]
+    resize: Option<Resize>,
+    /// Per-channel mean of values in 0 … 1 [default: ImageNet's].
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    mean: Option<Vec<f32>>,
+    /// Per-channel standard deviation [default: ImageNet's].
+    #[arg(long, value_delimiter = ',')]
+    std: Option<Vec<f32>>,
+    /// `rgb`, `bgr` or `gray`.
+    #[arg(long, value_parser = parse_color)]
+    color: Option<Color>,
+    /// Class names: a file (one per line, or a JSON array) or a comma-separated list.
+    #[arg(long)]
+    labels: Option<String>,
+    /// Threads [default: all cores].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    jobs: Option<u32>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_resize(s: &str) -> Result<Resize, String> {
+    match s.strip_prefix("short:").map(str::parse) {
+        Some(Ok(n)) if (1..=8192).contains(&n) => Ok(Resize::ShortSide(n)),
+        None if s == "stretch" => Ok(Resize::Stretch),
+        _ => Err("`stretch` or `short:N` with N in 1..=8192 expected".into()),
+    }
+}
+
+fn parse_color(s: &str) -> Result<Color, String> {
+    match s {
+        "rgb" => Ok(Color::Rgb),
+        "bgr" => Ok(Color::Bgr),
+        "gray" => Ok(Color::Gray),
+        _ => Err("`rgb`, `bgr` or `gray` expected".into()),
+    }
+}
+
+fn usage(text: impl Into<String>) -> Error {
+    Error::Usage(text.into())
+}
+
+/// Flags over the model's own record over ImageNet's customs.
+fn preprocess(
+    args: &QuantizeArgs,
+    model: &ModelProto,
+    dims: &[Option<usize>],
+) -> Result<Preprocess> {
+    let recorded: Option<Preprocess> = match onnx::metadata(model, PREPROCESS_KEY) {
+        Some(text) => Some(
+            serde_json::from_str(text)
+                .map_err(|e| Error::Model(format!("metadata `{PREPROCESS_KEY}`: {e}")))?,
+        ),
+        None => None,
+    };
+    let known = |i: usize| {
+        dims.get(i)
+            .copied()
+            .flatten()
+            .and_then(|d| u32::try_from(d).ok())
+    };
+    let width = args
+        .size
+        .or(known(3))
+        .or(recorded.as_ref().map(|p| p.width))
+        .unwrap_or(224);
+    let height = args
+        .size
+        .or(known(2))
+        .or(recorded.as_ref().map(|p| p.height))
+        .unwrap_or(224);
+    let short = u64::from(width.max(height)) * 256 / 224;
+    let color = args.color.or(recorded.as_ref().map(|p| p.color));
+    let color = color.unwrap_or(if known(1) == Some(1) {
+        Color::Gray
+    } else {
+        Color::Rgb
+    });
+    let channels = color.channels();
+    let per_channel =
+        |flag: &Option<Vec<f32>>, recorded: Option<Vec<f32>>, imagenet: [f32; 3], name: &str| {
+            let mut values = flag.clone().or(recorded).unwrap_or_else(|| match channels {
+                1 => vec![imagenet.iter().sum::<f32>() / 3.0],
+                _ => imagenet.to_vec(),
+            });
+            if values.len() == 1 {
+                values.resize(channels, values[0]);
+            }
+            let finite = values.iter().all(|v| v.is_finite());
+            (values.len() == channels && finite)
+                .then_some(values)
+                .ok_or_else(|| usage(format!("--{name}: 1 or {channels} finite values expected")))
+        };
+    let p = Preprocess {
+        width,
+        height,
+        resize: args
+            .resize
+            .or(recorded.as_ref().map(|p| p.resize))
+            .unwrap_or(Resize::ShortSide(short as u32)),
+        color,
+        mean: per_channel(
+            &args.mean,
+            recorded.as_ref().map(|p| p.mean.clone()),
+            [0.485, 0.456, 0.406],
+            "mean",
+        )?,
+        std: per_channel(
+            &args.std,
+            recorded.map(|p| p.std),
+            [0.229, 0.224, 0.225],
+            "std",
+        )?,
+    };
+    if p.std.iter().any(|&s| s <= 0.0) {
+        return Err(usage("--std: values above 0 expected"));
+    }
+    if matches!(p.resize, Resize::ShortSide(n) if n < p.width.max(p.height)) {
+        return Err(usage(
+            "--resize short:N must not be smaller than the network input",
+        ));
+    }
+    Ok(p)
+}
+
+fn read_labels(arg: &str) -> Result<Vec<String>> {
+    let path = Path::new(arg);
+    let labels: Vec<String> = if path.is_file() {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        match serde_json::from_str(&text) {
+            Ok(list) => list,
+            Err(_) => text
+                .lines()
+                .map(|l| l.trim().to_string())
+                .filter(|l| !l.is_empty())
+                .collect(),
+        }
+    } else if arg.contains(',') {
+        arg.split(',').map(|l| l.trim().to_string()).collect()
+    } else {
+        return Err(usage(format!(
+            "--labels: `{arg}` is neither a file nor a comma-separated list"
+        )));
+    };
+    Ok(labels)
+}
+
+fn print(json: bool, report: &impl serde::Serialize, text: impl std::fmt::Display) {
+    use std::io::Write;
+    let json = json.then(|| serde_json::to_string_pretty(report).unwrap_or_default());
+    let text = json.unwrap_or_else(|| text.to_string());
+    let _ = writeln!(std::io::stdout(), "{text}"); // a closed pipe is the reader's choice
+}
+
+fn run_quantize(args: &QuantizeArgs) -> Result<()> {
+    let mut model = onnx::load(&args.model)?;
+    let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
+    if dims.len() != 4 {
+        return Err(Error::Model(format!(
+            "input `{input}` has {} dimensions, N×C×H×W expected",
+            dims.len()
+        )));
+    }
+    let tensors_only = args.calib.iter().all(|p| {
+        p.extension()
+            .and_then(|e| e.to_str())
+            .is_some_and(|e| matches!(e, "npy" | "npz"))
+    });
+    let preprocess = preprocess(args, &model, &dims)?;
+    let side = |i: usize, chosen: u32| match dims[i] {
+        Some(d) if d != chosen as usize => Err(usage(format!(
+            "the model's input is {d} pixels, not {chosen}"
+        ))),
+        _ => Ok(chosen as usize),
+    };
+    let channels = dims[1].unwrap_or(preprocess.color.channels());
+    let shape = [
+        1,
+        channels,
+        side(2, preprocess.height)?,
+        side(3, preprocess.width)?,
+    ];
+    if let Some(jobs) = args.jobs {
+        let built = rayon::ThreadPoolBuilder::new()
+            .num_threads(jobs as usize)
+            .build_global();
+        built.map_err(|e| usage(format!("--jobs: {e}")))?;
+    }
+    let mut inputs = Inputs::collect(&args.calib, &shape, Some(preprocess.clone()))?;
+    if let Some(n) = args.images {
+        inputs.thin(n as usize);
+    }
+    let flags =
+        args.size.is_some() || args.resize.is_some() || args.mean.is_some() || args.std.is_some();
+    // Tensors say nothing about how they were made.
+    if !tensors_only || flags || args.color.is_some() {
+        let text = serde_json::to_string(&preprocess).map_err(|e| usage(e.to_string()))?;
+        onnx::set_metadata(&mut model, PREPROCESS_KEY, text);
+    }
+    if let Some(labels) = &args.labels {
+        let labels = read_labels(labels)?;
+        let logits = edge_quantize::float::shapes(&model, &shape)?;
+        let output = &onnx::graph(&model)?.output[0].name;
+        if let Some(&classes) = logits
+            .get(output)
+            .and_then(|s| s.last())
+            .filter(|&&n| n != labels.len())
+        {
+            return Err(usage(format!(
+                "--labels: {} names for {classes} classes",
+                labels.len()
+            )));
+        }
+        let text = serde_json::to_string(&labels).map_err(|e| usage(e.to_string()))?;
+        onnx::set_metadata(&mut model, LABELS_KEY, text);
+    }
+    let terminal = std::io::stderr().is_terminal();
+    let progress = |stage: &'static str, count: usize| -> Box<dyn Fn() + Sync> {
+        let target = if terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(stage);
+        if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {eta}") {
+            bar.set_style(style);
+        }
+        Box::new(move || bar.inc(1))
+    };
+    let options = Options {
+        calibrator: args.calibrator,
+        activations: args.activations,
+        residual: args.residual,
+    };
+    let (bytes, report) = quantize(&model, &shape, &inputs, options, &progress)?;
+    onnx::write_atomically(&args.output, &bytes)?;
+    print(args.json, &report, &report);
+    Ok(())
+}
+
+fn run_fold(model: &Path, output: &Path, json: bool) -> Result<()> {
+    let mut model = onnx::load(model)?;
+    let report = fold::fold(&mut model)?;
+    onnx::write_atomically(output, &model.encode_to_vec())?;
+    let mut text = format!(
+        "BatchNorm folded {}, kept {}",
+        report.folded,
+        report.kept.len()
+    );
+    for k in &report.kept {
+        text += &format!("\n  {}: {}", k.node, k.reason);
+    }
+    print(json, &report, text);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse(); // exits with 2 on wrong usage
+    let result = match (&cli.command, &cli.quantize) {
+        (
+            Some(Command::Fold {
+                model,
+                output,
+                json,
+            }),
+            _,
+        ) => run_fold(model, output, *json),
+        (None, Some(args)) => run_quantize(args),
+        (None, None) => Err(usage("a model is needed; see --help")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("edge-quantize: {e}");
+            ExitCode::from(match e {
+                Error::Usage(_) | Error::Picture(edge_infer::Error::Usage(_)) => 2,
+                _ => 1,
+            })
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What quantization cost: measured on held-back inputs, printed as a table or JSON.
+
+use crate::data::Inputs;
+use crate::float::Runner;
+use crate::fold::FoldReport;
+use crate::observe::Calibrator;
+use crate::plan::{FloatNode, Residual};
+use crate::qdq::LayerReport;
+use crate::scheme::{Affine, sqnr_db};
+use crate::{Error, Result};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::fmt;
+
+/// One quantized tensor.
+#[derive(Debug, Clone, Serialize)]
+pub struct TensorReport {
+    /// Its name in the float model.
+    pub tensor: String,
+    /// Calibrated range, real values.
+    pub range: (f64, f64),
+    /// Scale, zero point and type.
+    pub parameters: Affine,
+    /// Float against dequantized value on the held-back inputs, errors of earlier layers included, dB; null where exact.
+    pub sqnr_db: f64,
+}
+
+/// Float against int8 on the held-back inputs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Number of inputs.
+    pub images: usize,
+    /// Share with the same top-1 class.
+    pub top1_agreement: f64,
+    /// Signal to quantization noise of the first output, dB.
+    pub logit_sqnr_db: f64,
+}
+
+/// Everything `edge-quantize` did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// How ranges were chosen.
+    pub calibrator: Calibrator,
+    /// Form of residual sums.
+    pub residual: Residual,
+    /// Inputs that set the ranges.
+    pub calibration_images: usize,
+    /// BatchNorm folding.
+    pub fold: FoldReport,
+    /// Weights, one entry per Conv and Gemm.
+    pub layers: Vec<LayerReport>,
+    /// Activations.
+    pub tensors: Vec<TensorReport>,
+    /// Nodes left in float.
+    pub float_nodes: Vec<FloatNode>,
+    /// Bytes of the float file.
+    pub bytes_before: usize,
+    /// Bytes of the int8 file.
+    pub bytes_after: usize,
+    /// Accuracy against the float model.
+    pub evaluation: Evaluation,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// Compares two runners: output 0 is the logits, outputs from `skip` on correspond.
+/// Returns the evaluation and one SQNR per compared tensor.
+pub fn evaluate(
+    float: &Runner,
+    int8: &Runner,
+    skip: usize,
+    tensors: usize,
+    inputs: &Inputs,
+    images: &[usize],
+    tick: &(dyn Fn() + Sync),
+) -> Result<(Evaluation, Vec<f64>)> {
+    let one = |&i: &usize| -> Result<(bool, Vec<(f64, f64)>)> {
+        let input = inputs.load(i)?;
+        let mut want: Vec<Vec<f32>> = vec![Vec::new(); skip + tensors];
+        float.run(&input, |t, _, v| want[t] = v.to_vec())?;
+        let mut sums = vec![(0.0, 0.0); skip + tensors];
+        let mut same = false;
+        let mut odd = false;
+        int8.run(&input, |t, _, got| {
+            odd |= got.len() != want[t].len();
+            if t == 0 {
+                same = argmax(got) == argmax(&want[0]);
+            }
+            for (&w, &g) in want[t].iter().zip(got) {
+                sums[t].0 += f64::from(w).powi(2);
+                sums[t].1 += (f64::from(w) - f64::from(g)).powi(2);
+            }
+            want[t] = Vec::new();
+        })?;
+        tick();
+        if odd { Err(Error::Tract("float and int8 outputs differ in size".into())) } else { Ok((same, sums)) }
+    };
+    let (mut agreed, mut total) = (0, vec![(0.0, 0.0); skip + tensors]);
+    for chunk in images.chunks(16) {
+        let done: Vec<_> = chunk.par_iter().map(one).collect::<Result<_>>()?;
+        for (same, sums) in done {
+            agreed += usize::from(same);
+            total.iter_mut().zip(sums).for_each(|(t, s)| *t = (t.0 + s.0, t.1 + s.1));
+        }
+    }
+    let db = |&(signal, noise): &(f64, f64)| sqnr_db(signal, noise);
+    let evaluation =
+        Evaluation { images: images.len(), top1_agreement: agreed as f64 / images.len().max(1) as f64, logit_sqnr_db: db(&total[0]) };
+    Ok((evaluation, total[skip..].iter().map(db).collect()))
+}
+
+fn argmax(values: &[f32]) -> usize {
+    let first_max = |best: usize, i: usize| if values[i] > values[best] { i } else { best };
+    (0..values.len()).fold(0, first_max)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let megabytes = |b: usize| b as f64 / 1e6;
+        writeln!(f, "{:<44} {:>20} {:>12} {:>10}", "weights", "dimensions", "max scale", "SQNR dB")?;
+        for l in &self.layers {
+            let dims = l.weight_dims.iter().map(usize::to_string).collect::<Vec<_>>().join("×");
+            write!(f, "{:<44} {dims:>20} {:>12.6} {:>10.1}", l.node, l.weight_scales.1, l.weight_sqnr_db)?;
+            match l.enlarged_channels {
+                0 => writeln!(f)?,
+                n => writeln!(f, "  {n} channels widened for their bias")?,
+            }
+        }
+        writeln!(f, "\n{:<44} {:>20} {:>12} {:>10} {:>10}", "activations", "range", "scale", "zero", "SQNR dB")?;
+        for t in &self.tensors {
+            let range = format!("{:.3} … {:.3}", t.range.0, t.range.1);
+            let (scale, zero) = (t.parameters.scale, t.parameters.zero_point);
+            writeln!(f, "{:<44} {range:>20} {scale:>12.6} {zero:>10} {:>10.1}", t.tensor, t.sqnr_db)?;
+        }
+        writeln!(f, "\nBatchNorm folded   {}", self.fold.folded)?;
+        for k in &self.fold.kept {
+            writeln!(f, "BatchNorm kept     {}: {}", k.node, k.reason)?;
+        }
+        for n in &self.float_nodes {
+            writeln!(f, "left in float      {}: {}", n.node, n.reason)?;
+        }
+        writeln!(f, "size               {:.2} MB → {:.2} MB", megabytes(self.bytes_before), megabytes(self.bytes_after))?;
+        let e = &self.evaluation;
+        writeln!(f, "top-1 agreement    {:.2} % on {} held-back images", e.top1_agreement * 100.0, e.images)?;
+        writeln!(f, "logit SQNR         {:.1} dB", e.logit_sqnr_db)?;
+        write!(f, "time               {:.1} s, {} calibration images", self.seconds, self.calibration_images)
+    }
+}

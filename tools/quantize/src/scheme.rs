@@ -1,0 +1,200 @@
+//! From ranges and weights to integers.
+//!
+//! real = scale · (integer − zero point). Activations: 8 bits asymmetric per tensor, zero exactly
+//! representable. Weights: int8 symmetric per output channel in [−127, 127]. Bias: int32 with scale
+//! s_x·s_w\[c\] and zero point 0.
+
+use serde::Serialize;
+
+/// Integer type of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationType {
+    /// 0 … 255
+    Uint8,
+    /// −128 … 127
+    Int8,
+}
+
+impl ActivationType {
+    /// Smallest integer.
+    pub fn qmin(self) -> i32 {
+        if self == Self::Uint8 { 0 } else { -128 }
+    }
+    /// Largest integer.
+    pub fn qmax(self) -> i32 {
+        self.qmin() + 255
+    }
+}
+
+/// Parameters of a per-tensor activation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Affine {
+    /// Step between neighbouring integers, > 0.
+    pub scale: f32,
+    /// The integer that stands for 0.0.
+    pub zero_point: i32,
+    /// Integer type.
+    #[serde(rename = "type")]
+    pub dtype: ActivationType,
+}
+
+/// Ranges narrower than this are taken as "always zero": their scale would be close to subnormal.
+const MIN_RANGE: f64 = 1e-30;
+
+impl Affine {
+    /// Covers `lo..=hi`, widened to include 0. An empty range gets scale 1.
+    pub fn from_range(lo: f64, hi: f64, dtype: ActivationType) -> Self {
+        let (lo, hi) = (lo.min(0.0), hi.max(0.0));
+        // Also bounded above, so that the products with weight scales stay finite.
+        let scale = if hi - lo < MIN_RANGE { 1.0 } else { ((hi - lo) / 255.0).min(1e30) as f32 };
+        let zero = (f64::from(dtype.qmin()) - lo / f64::from(scale)).round_ties_even();
+        let zero_point = zero.clamp(dtype.qmin().into(), dtype.qmax().into()) as i32;
+        Self { scale, zero_point, dtype }
+    }
+    /// Smallest and largest real value that can be represented.
+    pub fn range(&self) -> (f64, f64) {
+        let real = |q: i32| f64::from(q - self.zero_point) * f64::from(self.scale);
+        (real(self.dtype.qmin()), real(self.dtype.qmax()))
+    }
+    /// The representable value nearest to `x`.
+    pub fn fake(&self, x: f64) -> f64 {
+        let scale = f64::from(self.scale);
+        let (qmin, qmax) = (self.dtype.qmin() - self.zero_point, self.dtype.qmax() - self.zero_point);
+        (x / scale).round_ties_even().clamp(qmin.into(), qmax.into()) * scale
+    }
+}
+
+/// Quantized weights of one Conv or Gemm; output channels outermost.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// Values in [−127, 127].
+    pub values: Vec<i8>,
+    /// One scale per output channel, > 0.
+    pub scales: Vec<f32>,
+    /// Bias in steps of s_x·s_w\[c\], empty without one.
+    pub bias: Vec<i32>,
+    /// f32 scales of the bias, s_x·s_w\[c\].
+    pub bias_scales: Vec<f32>,
+    /// Channels whose scale was enlarged so that their bias fits.
+    pub enlarged: usize,
+    /// 10·log10(Σw²/Σ(w − ŵ)²); infinite where exact.
+    pub sqnr_db: f64,
+}
+
+/// Largest bias kept: leaves half of int32 for the accumulated products.
+const MAX_BIAS: f64 = (1 << 30) as f64;
+
+/// Smallest weight scale, so that products with activation scales stay normal f32 numbers.
+const MIN_WEIGHT_SCALE: f32 = 1e-20;
+
+/// Quantizes weights (`channels` rows) and bias (empty or one per channel) for inputs of scale `input_scale`.
+pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_scale: f32) -> Weights {
+    let row = weights.len().checked_div(channels).unwrap_or(0);
+    let absmax = |w: &[f32]| w.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let per_channel: Vec<f32> = (0..channels).map(|c| absmax(&weights[c * row..(c + 1) * row]) / 127.0).collect();
+    // A channel without weights borrows the layer's step, so that its bias keeps a usable one.
+    let widest = per_channel.iter().copied().fold(0f32, f32::max);
+    let fallback = if widest > MIN_WEIGHT_SCALE { widest } else { 1.0 / 127.0 };
+    let mut out = Weights {
+        values: Vec::with_capacity(weights.len()),
+        scales: Vec::with_capacity(channels),
+        bias: Vec::with_capacity(bias.len()),
+        bias_scales: Vec::with_capacity(channels),
+        enlarged: 0,
+        sqnr_db: 0.0,
+    };
+    let (mut signal, mut noise) = (0f64, 0f64);
+    for (c, &natural) in per_channel.iter().enumerate() {
+        let mut scale = if natural > 0.0 { natural.max(MIN_WEIGHT_SCALE) } else { fallback };
+        let b = bias.get(c).copied().map_or(0.0, f64::from);
+        let needed = b.abs() / (MAX_BIAS * f64::from(input_scale));
+        if f64::from(scale) < needed {
+            scale = (needed * 1.000_001) as f32;
+            out.enlarged += 1;
+        }
+        for &w in &weights[c * row..(c + 1) * row] {
+            let q = (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0);
+            signal += f64::from(w).powi(2);
+            noise += (f64::from(w) - q * f64::from(scale)).powi(2);
+            out.values.push(q as i8);
+        }
+        let bias_scale = input_scale * scale;
+        if !bias.is_empty() {
+            out.bias.push((b / f64::from(bias_scale)).round_ties_even() as i32); // fits by construction
+        }
+        out.scales.push(scale);
+        out.bias_scales.push(bias_scale);
+    }
+    out.sqnr_db = sqnr_db(signal, noise);
+    out
+}
+
+/// Signal to quantization noise ratio from two sums of squares.
+pub fn sqnr_db(signal: f64, noise: f64) -> f64 {
+    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_relu_range_starts_at_the_smallest_integer() {
+        for dtype in [ActivationType::Uint8, ActivationType::Int8] {
+            let a = Affine::from_range(0.0, 6.0, dtype);
+            assert_eq!(a.zero_point, dtype.qmin());
+            assert!((a.range().1 - 6.0).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn degenerate_ranges_stay_valid() {
+        for (lo, hi) in [(0.0, 0.0), (1e-40, 1e-39), (5.0, 5.0), (-3.0, -3.0), (-1e38, 1e38)] {
+            let a = Affine::from_range(lo, hi, ActivationType::Uint8);
+            assert!(a.scale.is_finite() && a.scale > 0.0, "{lo} {hi}: {a:?}");
+            assert_eq!(a.fake(0.0), 0.0);
+        }
+    }
+
+    #[test]
+    fn a_dead_channel_keeps_its_bias() {
+        let q = quantize_weights(&[0.0, 0.0, 0.5, -1.0], &[0.3, -0.2], 2, 0.02);
+        assert!(q.scales.iter().all(|&s| s > 0.0));
+        for (c, want) in [0.3, -0.2].iter().enumerate() {
+            let got = f64::from(q.bias[c]) * f64::from(q.bias_scales[c]);
+            assert!((got - want).abs() < 1e-4, "{got} {want}");
+        }
+        assert_eq!(&q.values[..2], &[0, 0]);
+        assert_eq!(q.values[3], -127);
+    }
+
+    #[test]
+    fn a_huge_bias_enlarges_its_channel_only() {
+        let q = quantize_weights(&[1e-9, 1e-9, 0.5, -1.0], &[1e3, 0.0], 2, 0.01);
+        assert_eq!(q.enlarged, 1);
+        let got = f64::from(q.bias[0]) * f64::from(q.bias_scales[0]);
+        assert!((got - 1e3).abs() < 1e-2, "{got}");
+    }
+
+    proptest! {
+        #[test]
+        fn values_in_range_are_off_by_half_a_step_at_most(lo in -50f64..0.0, width in 0.01f64..100.0, t in 0f64..1.0) {
+            let a = Affine::from_range(lo, lo + width, ActivationType::Int8);
+            let (bottom, top) = a.range();
+            let x = bottom + t * (top - bottom);
+            prop_assert!((a.fake(x) - x).abs() <= f64::from(a.scale) * 0.5001);
+            prop_assert_eq!(a.fake(0.0), 0.0);
+        }
+
+        #[test]
+        fn weights_are_off_by_half_a_step_at_most(w in proptest::collection::vec(-2f32..2.0, 12)) {
+            let q = quantize_weights(&w, &[], 3, 0.1);
+            for (i, (&w, &v)) in w.iter().zip(&q.values).enumerate() {
+                prop_assert!(v >= -127);
+                prop_assert!((w - f32::from(v) * q.scales[i / 4]).abs() <= q.scales[i / 4] * 0.5001);
+            }
+        }
+    }
+}
