@@ -6,6 +6,7 @@
 pub mod error;
 pub mod exec;
 pub mod graph;
+pub mod image;
 pub mod import;
 pub mod kernels;
 pub mod metadata;

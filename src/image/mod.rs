@@ -1,0 +1,229 @@
+//! Pictures → network input, as a model's [`Preprocess`] record says: bilinear, antialiased when it shrinks
+//! (Pillow's and torchvision's filter), then normalised to f32, NCHW.
+
+use crate::metadata::{Color, Preprocess, Resize};
+use crate::{Error, Result};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef};
+use std::path::{Path, PathBuf};
+
+/// Longest side of a picture that is decoded.
+pub const MAX_SIDE: u32 = 16_384;
+/// Most pixels of a picture that is decoded; checked from its header, before memory is taken.
+pub const MAX_PIXELS: u64 = 64 << 20;
+const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pnm", "pbm"];
+
+/// A decoded picture: 8 bits a channel, rows from the top, no padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// `width · height · channels` bytes; channels are 3 (RGB) or 1 (luma).
+    pub data: Vec<u8>,
+    /// 3 or 1.
+    pub channels: usize,
+}
+
+/// Checks what files and flags may set to anything.
+pub fn validate(p: &Preprocess) -> Result<()> {
+    let channels = p.color.channels();
+    let bad = |what: String| Err(Error::Usage(format!("preprocessing: {what}")));
+    if p.width == 0 || p.height == 0 || p.width > 4096 || p.height > 4096 {
+        return bad(format!("size {}×{} is outside 1..=4096", p.width, p.height));
+    }
+    if p.mean.len() != channels || p.std.len() != channels {
+        return bad(format!("{} means and {} deviations for {channels} channels", p.mean.len(), p.std.len()));
+    }
+    if p.mean.iter().any(|m| !m.is_finite()) || p.std.iter().any(|s| !(s.is_normal() && *s > 0.0)) {
+        return bad("means must be finite and deviations positive".into());
+    }
+    if let Resize::ShortSide(s) = p.resize
+        && !(p.width.max(p.height)..=MAX_SIDE).contains(&s)
+    {
+        return bad(format!("a short side of {s} pixels does not cover a crop of {}×{}", p.width, p.height));
+    }
+    Ok(())
+}
+
+/// Decodes a file to as many channels as `color` wants.
+pub fn decode(path: &Path, color: Color) -> Result<Picture> {
+    let bad = |e: image::ImageError| Error::image(path, format!("{e}; PNG, JPEG, BMP and PNM are read"));
+    let open = || image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e));
+    let (width, height) = open()?.into_dimensions().map_err(bad)?;
+    if width == 0 || height == 0 || width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(Error::image(path, format!("{width}×{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read: scale it down")));
+    }
+    let mut reader = open()?;
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(1 << 30);
+    reader.limits(limits);
+    let decoded = reader.decode().map_err(bad)?;
+    let channels = color.channels();
+    let data = if channels == 1 { decoded.into_luma8().into_raw() } else { decoded.into_rgb8().into_raw() };
+    Ok(Picture { width, height, data, channels })
+}
+
+/// Prepares pictures; keeps its buffers from one to the next.
+pub struct Preprocessor {
+    p: Preprocess,
+    resizer: Resizer,
+    resized: Image<'static>,
+}
+
+impl Preprocessor {
+    /// Checks the record.
+    pub fn new(p: Preprocess) -> Result<Self> {
+        validate(&p)?;
+        let resized = Image::new(p.width, p.height, pixel_type(p.color.channels()));
+        Ok(Preprocessor { p, resizer: Resizer::new(), resized })
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Preprocess {
+        &self.p
+    }
+
+    /// Size before the crop; the shorter side is exact, the longer one is truncated as torchvision does.
+    fn scaled_size(&self, width: u32, height: u32) -> (u32, u32) {
+        let long = |s: u32, long: u32, short: u32| (u64::from(s) * u64::from(long) / u64::from(short)) as u32;
+        match self.p.resize {
+            Resize::Stretch => (self.p.width, self.p.height),
+            Resize::ShortSide(s) if width <= height => (s, long(s, height, width)),
+            Resize::ShortSide(s) => (long(s, width, height), s),
+        }
+    }
+
+    /// Picture → `1·C·H·W` values, replacing what `out` holds.
+    pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> std::result::Result<(), String> {
+        let channels = self.p.color.channels();
+        if picture.channels != channels || picture.data.len() as u64 != u64::from(picture.width) * u64::from(picture.height) * channels as u64 || picture.data.is_empty() {
+            return Err(format!("{} bytes are not {}×{} pixels of {channels} channels", picture.data.len(), picture.width, picture.height));
+        }
+        let (w, h) = self.scaled_size(picture.width, picture.height);
+        if w.max(h) > MAX_SIDE {
+            return Err(format!("{}×{} is too long and narrow", picture.width, picture.height));
+        }
+        let source = ImageRef::new(picture.width, picture.height, &picture.data, pixel_type(channels)).map_err(|e| e.to_string())?;
+        if (self.resized.width(), self.resized.height()) != (w, h) {
+            self.resized = Image::new(w, h, pixel_type(channels));
+        }
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        self.resizer.resize(&source, &mut self.resized, &options).map_err(|e| e.to_string())?;
+        // torchvision's CenterCrop rounds half to even.
+        let middle = |full: u32, part: u32| (f64::from(full - part) / 2.0).round_ties_even() as usize;
+        let (left, top) = (middle(w, self.p.width), middle(h, self.p.height));
+        out.clear();
+        for c in 0..channels {
+            let source = if self.p.color == Color::Bgr { 2 - c } else { c };
+            let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / 255.0 - self.p.mean[c]) / self.p.std[c]);
+            for row in self.resized.buffer().chunks_exact(w as usize * channels).skip(top).take(self.p.height as usize) {
+                let pixels = row.chunks_exact(channels).skip(left).take(self.p.width as usize);
+                out.extend(pixels.map(|px| table[usize::from(px[source])]));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pixel_type(channels: usize) -> PixelType {
+    if channels == 1 { PixelType::U8 } else { PixelType::U8x3 }
+}
+
+/// Decodes one picture to `1·C·H·W` values.
+pub fn load_tensor(path: &Path, p: &Preprocess) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    Preprocessor::new(p.clone())?.run(&decode(path, p.color)?, &mut out).map_err(|reason| Error::image(path, reason))?;
+    Ok(out)
+}
+
+/// Pictures among files and, recursively, folders, each folder's sorted by path. A named file is always taken.
+pub fn collect(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            walk(path, &mut found)?;
+        } else {
+            std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+            found.push(path.clone());
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::Usage(format!("no pictures in {}; {} are looked for", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "), EXTENSIONS.join(", "))));
+    }
+    Ok(found)
+}
+
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
+    let mut entries = entries.collect::<std::io::Result<Vec<_>>>().map_err(|e| Error::io(folder, e))?;
+    entries.sort_by_key(|e| e.path());
+    for entry in entries {
+        let file = entry.path();
+        let extension = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        // A link to a folder could lead back here: only real folders are entered.
+        if entry.file_type().map_err(|e| Error::io(&file, e))?.is_dir() {
+            walk(&file, found)?;
+        } else if extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
+            found.push(file);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(size: u32, resize: Resize) -> Preprocess {
+        Preprocess { width: size, height: size, resize, color: Color::Rgb, mean: vec![0.5; 3], std: vec![0.25; 3] }
+    }
+
+    #[test]
+    fn normalises_and_crops_the_centre() {
+        // 4×2, red grows along x; crop 2×2 from the centre.
+        let data = (0..8u8).flat_map(|i| [i % 4 * 51, 255, 0]).collect();
+        let picture = Picture { width: 4, height: 2, data, channels: 3 };
+        let mut out = Vec::new();
+        Preprocessor::new(record(2, Resize::ShortSide(2))).unwrap().run(&picture, &mut out).unwrap();
+        let red = |v: f32| (v / 255.0 - 0.5) / 0.25;
+        assert_eq!(out, [red(51.0), red(102.0), red(51.0), red(102.0), 2.0, 2.0, 2.0, 2.0, -2.0, -2.0, -2.0, -2.0]);
+    }
+
+    #[test]
+    fn shrinking_averages() {
+        let data = (0..64 * 64).flat_map(|i| [if i % 2 == 0 { 0 } else { 254 }; 3]).collect();
+        let picture = Picture { width: 64, height: 64, data, channels: 3 };
+        let mut out = Vec::new();
+        Preprocessor::new(record(8, Resize::Stretch)).unwrap().run(&picture, &mut out).unwrap();
+        let middle = (127.0 / 255.0 - 0.5) / 0.25;
+        assert!(out.iter().all(|v| (v - middle).abs() < 0.1), "{out:?}");
+    }
+
+    #[test]
+    fn bad_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.png");
+        std::fs::write(&path, b"").unwrap();
+        assert!(matches!(decode(&path, Color::Rgb), Err(Error::Image { .. })));
+        // A PNG header that promises 20000×20000 pixels.
+        let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+        png.extend([0, 0, 0x4e, 0x20, 0, 0, 0x4e, 0x20, 8, 2, 0, 0, 0, 0x8f, 0x3c, 0x7f, 0x5a]);
+        std::fs::write(&path, &png).unwrap();
+        assert!(decode(&path, Color::Rgb).is_err());
+        assert!(collect(&[folder.path().join("none")]).is_err());
+    }
+
+    #[test]
+    fn bad_records_are_errors() {
+        for p in [
+            Preprocess { width: 0, ..record(8, Resize::Stretch) },
+            Preprocess { std: vec![0.0; 3], ..record(8, Resize::Stretch) },
+            Preprocess { mean: vec![f32::NAN; 3], ..record(8, Resize::Stretch) },
+            Preprocess { mean: vec![0.0], ..record(8, Resize::Stretch) },
+            record(8, Resize::ShortSide(4)),
+        ] {
+            assert!(matches!(validate(&p), Err(Error::Usage(_))), "{p:?}");
+        }
+    }
+}
