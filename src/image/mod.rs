@@ -52,7 +52,10 @@ pub fn decode(path: &Path, color: Color) -> Result<Picture> {
     let open = || image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e));
     let (width, height) = open()?.into_dimensions().map_err(bad)?;
     if width == 0 || height == 0 || width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(Error::image(path, format!("{width}×{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read: scale it down")));
+        return Err(Error::image(
+            path,
+            format!("{width}×{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read: scale it down"),
+        ));
     }
     let mut reader = open()?;
     let mut limits = image::Limits::default();
@@ -97,7 +100,10 @@ impl Preprocessor {
     /// Picture → `1·C·H·W` values, replacing what `out` holds.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> std::result::Result<(), String> {
         let channels = self.p.color.channels();
-        if picture.channels != channels || picture.data.len() as u64 != u64::from(picture.width) * u64::from(picture.height) * channels as u64 || picture.data.is_empty() {
+        if picture.channels != channels
+            || picture.data.len() as u64 != u64::from(picture.width) * u64::from(picture.height) * channels as u64
+            || picture.data.is_empty()
+        {
             return Err(format!("{} bytes are not {}×{} pixels of {channels} channels", picture.data.len(), picture.width, picture.height));
         }
         let (w, h) = self.scaled_size(picture.width, picture.height);
@@ -149,7 +155,11 @@ pub fn collect(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     if found.is_empty() {
-        return Err(Error::Usage(format!("no pictures in {}; {} are looked for", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "), EXTENSIONS.join(", "))));
+        return Err(Error::Usage(format!(
+            "no pictures in {}; {} are looked for",
+            paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+            EXTENSIONS.join(", ")
+        )));
     }
     Ok(found)
 }

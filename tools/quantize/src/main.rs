@@ -123,84 +123,44 @@ fn usage(text: impl Into<String>) -> Error {
 }
 
 /// Flags over the model's own record over ImageNet's customs.
-fn preprocess(
-    args: &QuantizeArgs,
-    model: &ModelProto,
-    dims: &[Option<usize>],
-) -> Result<Preprocess> {
+fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -> Result<Preprocess> {
     let recorded: Option<Preprocess> = match onnx::metadata(model, PREPROCESS_KEY) {
-        Some(text) => Some(
-            serde_json::from_str(text)
-                .map_err(|e| Error::Model(format!("metadata `{PREPROCESS_KEY}`: {e}")))?,
-        ),
+        Some(text) => Some(serde_json::from_str(text).map_err(|e| Error::Model(format!("metadata `{PREPROCESS_KEY}`: {e}")))?),
         None => None,
     };
-    let known = |i: usize| {
-        dims.get(i)
-            .copied()
-            .flatten()
-            .and_then(|d| u32::try_from(d).ok())
-    };
-    let width = args
-        .size
-        .or(known(3))
-        .or(recorded.as_ref().map(|p| p.width))
-        .unwrap_or(224);
-    let height = args
-        .size
-        .or(known(2))
-        .or(recorded.as_ref().map(|p| p.height))
-        .unwrap_or(224);
+    let known = |i: usize| dims.get(i).copied().flatten().and_then(|d| u32::try_from(d).ok());
+    let width = args.size.or(known(3)).or(recorded.as_ref().map(|p| p.width)).unwrap_or(224);
+    let height = args.size.or(known(2)).or(recorded.as_ref().map(|p| p.height)).unwrap_or(224);
     let short = u64::from(width.max(height)) * 256 / 224;
     let color = args.color.or(recorded.as_ref().map(|p| p.color));
-    let color = color.unwrap_or(if known(1) == Some(1) {
-        Color::Gray
-    } else {
-        Color::Rgb
-    });
+    let color = color.unwrap_or(if known(1) == Some(1) { Color::Gray } else { Color::Rgb });
     let channels = color.channels();
-    let per_channel =
-        |flag: &Option<Vec<f32>>, recorded: Option<Vec<f32>>, imagenet: [f32; 3], name: &str| {
-            let mut values = flag.clone().or(recorded).unwrap_or_else(|| match channels {
-                1 => vec![imagenet.iter().sum::<f32>() / 3.0],
-                _ => imagenet.to_vec(),
-            });
-            if values.len() == 1 {
-                values.resize(channels, values[0]);
-            }
-            let finite = values.iter().all(|v| v.is_finite());
-            (values.len() == channels && finite)
-                .then_some(values)
-                .ok_or_else(|| usage(format!("--{name}: 1 or {channels} finite values expected")))
-        };
+    let per_channel = |flag: &Option<Vec<f32>>, recorded: Option<Vec<f32>>, imagenet: [f32; 3], name: &str| {
+        let mut values = flag.clone().or(recorded).unwrap_or_else(|| match channels {
+            1 => vec![imagenet.iter().sum::<f32>() / 3.0],
+            _ => imagenet.to_vec(),
+        });
+        if values.len() == 1 {
+            values.resize(channels, values[0]);
+        }
+        let finite = values.iter().all(|v| v.is_finite());
+        (values.len() == channels && finite)
+            .then_some(values)
+            .ok_or_else(|| usage(format!("--{name}: 1 or {channels} finite values expected")))
+    };
     let p = Preprocess {
         width,
         height,
-        resize: args
-            .resize
-            .or(recorded.as_ref().map(|p| p.resize))
-            .unwrap_or(Resize::ShortSide(short as u32)),
+        resize: args.resize.or(recorded.as_ref().map(|p| p.resize)).unwrap_or(Resize::ShortSide(short as u32)),
         color,
-        mean: per_channel(
-            &args.mean,
-            recorded.as_ref().map(|p| p.mean.clone()),
-            [0.485, 0.456, 0.406],
-            "mean",
-        )?,
-        std: per_channel(
-            &args.std,
-            recorded.map(|p| p.std),
-            [0.229, 0.224, 0.225],
-            "std",
-        )?,
+        mean: per_channel(&args.mean, recorded.as_ref().map(|p| p.mean.clone()), [0.485, 0.456, 0.406], "mean")?,
+        std: per_channel(&args.std, recorded.map(|p| p.std), [0.229, 0.224, 0.225], "std")?,
     };
     if p.std.iter().any(|&s| s <= 0.0) {
         return Err(usage("--std: values above 0 expected"));
     }
     if matches!(p.resize, Resize::ShortSide(n) if n < p.width.max(p.height)) {
-        return Err(usage(
-            "--resize short:N must not be smaller than the network input",
-        ));
+        return Err(usage("--resize short:N must not be smaller than the network input"));
     }
     Ok(p)
 }
@@ -211,18 +171,12 @@ fn read_labels(arg: &str) -> Result<Vec<String>> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         match serde_json::from_str(&text) {
             Ok(list) => list,
-            Err(_) => text
-                .lines()
-                .map(|l| l.trim().to_string())
-                .filter(|l| !l.is_empty())
-                .collect(),
+            Err(_) => text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect(),
         }
     } else if arg.contains(',') {
         arg.split(',').map(|l| l.trim().to_string()).collect()
     } else {
-        return Err(usage(format!(
-            "--labels: `{arg}` is neither a file nor a comma-separated list"
-        )));
+        return Err(usage(format!("--labels: `{arg}` is neither a file nor a comma-separated list")));
     };
     Ok(labels)
 }
@@ -238,42 +192,25 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     let mut model = onnx::load(&args.model)?;
     let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
     if dims.len() != 4 {
-        return Err(Error::Model(format!(
-            "input `{input}` has {} dimensions, N×C×H×W expected",
-            dims.len()
-        )));
+        return Err(Error::Model(format!("input `{input}` has {} dimensions, N×C×H×W expected", dims.len())));
     }
-    let tensors_only = args.calib.iter().all(|p| {
-        p.extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| matches!(e, "npy" | "npz"))
-    });
+    let tensors_only = args.calib.iter().all(|p| p.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "npy" | "npz")));
     let preprocess = preprocess(args, &model, &dims)?;
     let side = |i: usize, chosen: u32| match dims[i] {
-        Some(d) if d != chosen as usize => Err(usage(format!(
-            "the model's input is {d} pixels, not {chosen}"
-        ))),
+        Some(d) if d != chosen as usize => Err(usage(format!("the model's input is {d} pixels, not {chosen}"))),
         _ => Ok(chosen as usize),
     };
     let channels = dims[1].unwrap_or(preprocess.color.channels());
-    let shape = [
-        1,
-        channels,
-        side(2, preprocess.height)?,
-        side(3, preprocess.width)?,
-    ];
+    let shape = [1, channels, side(2, preprocess.height)?, side(3, preprocess.width)?];
     if let Some(jobs) = args.jobs {
-        let built = rayon::ThreadPoolBuilder::new()
-            .num_threads(jobs as usize)
-            .build_global();
+        let built = rayon::ThreadPoolBuilder::new().num_threads(jobs as usize).build_global();
         built.map_err(|e| usage(format!("--jobs: {e}")))?;
     }
     let mut inputs = Inputs::collect(&args.calib, &shape, Some(preprocess.clone()))?;
     if let Some(n) = args.images {
         inputs.thin(n as usize);
     }
-    let flags =
-        args.size.is_some() || args.resize.is_some() || args.mean.is_some() || args.std.is_some();
+    let flags = args.size.is_some() || args.resize.is_some() || args.mean.is_some() || args.std.is_some();
     // Tensors say nothing about how they were made.
     if !tensors_only || flags || args.color.is_some() {
         let text = serde_json::to_string(&preprocess).map_err(|e| usage(e.to_string()))?;
@@ -283,37 +220,22 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
         let labels = read_labels(labels)?;
         let logits = edge_quantize::float::shapes(&model, &shape)?;
         let output = &onnx::graph(&model)?.output[0].name;
-        if let Some(&classes) = logits
-            .get(output)
-            .and_then(|s| s.last())
-            .filter(|&&n| n != labels.len())
-        {
-            return Err(usage(format!(
-                "--labels: {} names for {classes} classes",
-                labels.len()
-            )));
+        if let Some(&classes) = logits.get(output).and_then(|s| s.last()).filter(|&&n| n != labels.len()) {
+            return Err(usage(format!("--labels: {} names for {classes} classes", labels.len())));
         }
         let text = serde_json::to_string(&labels).map_err(|e| usage(e.to_string()))?;
         onnx::set_metadata(&mut model, LABELS_KEY, text);
     }
     let terminal = std::io::stderr().is_terminal();
     let progress = |stage: &'static str, count: usize| -> Box<dyn Fn() + Sync> {
-        let target = if terminal {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(stage);
         if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {eta}") {
             bar.set_style(style);
         }
         Box::new(move || bar.inc(1))
     };
-    let options = Options {
-        calibrator: args.calibrator,
-        activations: args.activations,
-        residual: args.residual,
-    };
+    let options = Options { calibrator: args.calibrator, activations: args.activations, residual: args.residual };
     let (bytes, report) = quantize(&model, &shape, &inputs, options, &progress)?;
     onnx::write_atomically(&args.output, &bytes)?;
     print(args.json, &report, &report);
@@ -324,11 +246,7 @@ fn run_fold(model: &Path, output: &Path, json: bool) -> Result<()> {
     let mut model = onnx::load(model)?;
     let report = fold::fold(&mut model)?;
     onnx::write_atomically(output, &model.encode_to_vec())?;
-    let mut text = format!(
-        "BatchNorm folded {}, kept {}",
-        report.folded,
-        report.kept.len()
-    );
+    let mut text = format!("BatchNorm folded {}, kept {}", report.folded, report.kept.len());
     for k in &report.kept {
         text += &format!("\n  {}: {}", k.node, k.reason);
     }
@@ -339,14 +257,7 @@ fn run_fold(model: &Path, output: &Path, json: bool) -> Result<()> {
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on wrong usage
     let result = match (&cli.command, &cli.quantize) {
-        (
-            Some(Command::Fold {
-                model,
-                output,
-                json,
-            }),
-            _,
-        ) => run_fold(model, output, *json),
+        (Some(Command::Fold { model, output, json }), _) => run_fold(model, output, *json),
         (None, Some(args)) => run_quantize(args),
         (None, None) => Err(usage("a model is needed; see --help")),
     };
