@@ -72,6 +72,11 @@ impl Model {
         self.pool.threads()
     }
 
+    /// Instruction set of the convolution kernel.
+    pub fn isa(&self) -> &'static str {
+        self.kernel.isa
+    }
+
     /// One inference: NCHW f32 values in, logits out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
         self.imported.run(input)

@@ -78,6 +78,9 @@ enum Value<'a> {
     Pending(Pending),
 }
 
+/// Scales and, where given, the integer type with its zero points.
+type ScaleAndZeroPoint = (Vec<f32>, Option<(DataType, Vec<i32>)>);
+
 /// An operation or the reason why it stays with tract.
 type Match<T> = std::result::Result<T, String>;
 
@@ -204,7 +207,7 @@ impl<'a> Lowering<'a> {
     // ---- Q and DQ ----
 
     /// Scale and zero point of a Q or DQ node: one per channel or one at all.
-    fn params(&self, node: &'a NodeProto) -> Result<Match<(Vec<f32>, Option<(DataType, Vec<i32>)>)>> {
+    fn params(&self, node: &'a NodeProto) -> Result<Match<ScaleAndZeroPoint>> {
         if attr_int(node, "block_size", 0) != 0 {
             return Ok(Err("blocked quantization is not supported".into()));
         }

@@ -276,7 +276,7 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         for a in &node.attribute {
             a.t.iter().chain(&a.tensors).try_for_each(validate_tensor)?;
         }
-        for name in inputs(node).filter(|n| !defined.contains(n)) {
+        if let Some(name) = inputs(node).find(|n| !defined.contains(n)) {
             let reason = if produced.contains_key(name) {
                 format!("it reads `{name}` before that is computed: the graph has a cycle or is not sorted")
             } else {

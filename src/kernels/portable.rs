@@ -37,12 +37,12 @@ unsafe fn portable_tile(t: &TileArgs<'_>) {
             }
         }
     }
-    for i in 0..t.m {
-        for j in 0..t.n {
+    for (i, acc) in acc.iter().enumerate().take(t.m) {
+        for (j, &acc) in acc.iter().enumerate().take(t.n) {
             // SAFETY: residual[i] is readable and out[i] writable for n bytes.
             unsafe {
                 let residual = t.residual_params.map(|p| (i32::from(*t.residual[i].add(j)), p));
-                *t.out[i].add(j) = requantize(acc[i][j], t.mult[j], residual, &t.requant);
+                *t.out[i].add(j) = requantize(acc, t.mult[j], residual, &t.requant);
             }
         }
     }

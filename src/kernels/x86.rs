@@ -75,10 +75,10 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
         let (lo, hi) = (_mm512_set1_ps(t.requant.lo), _mm512_set1_ps(t.requant.hi));
         let zero_point = _mm512_set1_epi32(t.requant.zero_point);
         for (i, acc) in acc.iter().enumerate().take(t.m) {
-            for half in 0..2 {
+            for (half, &acc) in acc.iter().enumerate() {
                 let n = t.n.saturating_sub(16 * half).min(16);
                 let mask = ((1u32 << n) - 1) as __mmask16;
-                let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[half]), mult[half]);
+                let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), mult[half]);
                 if let Some(p) = t.residual_params {
                     let r = _mm_maskz_loadu_epi8(mask, t.residual[i].add(16 * half).cast());
                     let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), _mm512_set1_epi32(p.zero_point));
@@ -127,9 +127,9 @@ unsafe fn avx2_tile(t: &TileArgs<'_>) {
                 std::ptr::copy_nonoverlapping(t.residual[i], residual.as_mut_ptr(), t.n);
             }
             let mut bytes = [0u8; 16];
-            for half in 0..2 {
+            for (half, &acc) in acc.iter().enumerate() {
                 let mult = _mm256_loadu_ps(t.mult.as_ptr().add(8 * half));
-                let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[half]), mult);
+                let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), mult);
                 if let Some(p) = t.residual_params {
                     let r = _mm256_cvtepu8_epi32(_mm_loadl_epi64(residual.as_ptr().add(8 * half).cast()));
                     let r = _mm256_sub_epi32(r, _mm256_set1_epi32(p.zero_point));

@@ -101,7 +101,8 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
                 let x = inputs[0];
                 let [h, w] = windowed(window, x)?;
                 let taps = window.kernel[0] * window.kernel[1];
-                if x.hwc[2] % groups != 0 || weights.out % groups != 0 || weights.per_out != x.hwc[2] / groups * taps {
+                if !x.hwc[2].is_multiple_of(*groups) || !weights.out.is_multiple_of(*groups) || weights.per_out != x.hwc[2] / groups * taps
+                {
                     return Err(shape_error(
                         node,
                         format!(

@@ -1,0 +1,145 @@
+//! The command line. Results go to standard output, everything else to standard error.
+
+mod classify;
+mod compare;
+mod inspect;
+mod tensor;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use edge_infer::Error;
+use edge_infer::metadata::{Color, Preprocess, Resize};
+use edge_infer::model::{LoadOptions, Model};
+use std::io::{ErrorKind, IsTerminal};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Fast, exact int8 inference of ResNets on small computers.
+#[derive(Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  edge-infer --model r18q.onnx --image cat.jpg photos/      label pictures and folders of pictures
+  edge-infer --model r18q.onnx --image cat.jpg --json       one JSON object per picture
+  edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
+  edge-infer compare r18.onnx r18q.onnx photos/             agreement and speed of two models
+
+Environment: EDGE_ISA chooses the kernels (scalar, portable, avx2, avx512vnni, …); by default the best the processor has.
+Exit codes: 0 done, 1 a model or picture cannot be used, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    classify: Option<classify::ClassifyArgs>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::InspectArgs),
+    Compare(compare::CompareArgs),
+    Tensor(tensor::TensorArgs),
+}
+
+/// Flags of every command that runs a model.
+#[derive(Args)]
+struct ThreadArgs {
+    /// Threads of the integer kernels [default: all cores].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+}
+
+impl ThreadArgs {
+    fn load(&self, path: &Path) -> anyhow::Result<Model> {
+        let options = LoadOptions { threads: self.threads.map_or(0, usize::from), isa: None };
+        Model::load(path, &options).with_context(|| format!("cannot load {}", path.display()))
+    }
+}
+
+/// Parses, runs, and turns errors into messages and exit codes.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match (cli.command, cli.classify) {
+        (Some(Command::Inspect(args)), _) => inspect::run(&args),
+        (Some(Command::Compare(args)), _) => compare::run(&args),
+        (Some(Command::Tensor(args)), _) => tensor::run(&args),
+        (None, Some(args)) => classify::run(&args),
+        (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
+    };
+    match result {
+        Ok(code) => code,
+        // The reader of our output has seen enough (`| head`).
+        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            let usage = e.chain().any(|c| matches!(c.downcast_ref::<Error>(), Some(Error::Usage(_))));
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+/// The model's own preprocessing, or ImageNet's customs for a file that records none.
+fn preprocess(model: &Model, path: &Path) -> anyhow::Result<Preprocess> {
+    let &[_, channels, height, width] = model.input_shape() else {
+        return Err(Error::UnsupportedModel(format!("input shape {:?} is not a picture's", model.input_shape())).into());
+    };
+    let record = match &model.metadata().preprocess {
+        Some(p) => p.clone(),
+        None => {
+            eprintln!("warning: {} records no preprocessing: ImageNet's is used (edge-quantize writes the right one)", path.display());
+            let gray = channels == 1;
+            Preprocess {
+                width: width as u32,
+                height: height as u32,
+                resize: Resize::ShortSide((width.max(height) * 256 / 224) as u32),
+                color: if gray { Color::Gray } else { Color::Rgb },
+                mean: if gray { vec![0.449] } else { vec![0.485, 0.456, 0.406] },
+                std: if gray { vec![0.226] } else { vec![0.229, 0.224, 0.225] },
+            }
+        }
+    };
+    if [record.color.channels(), record.height as usize, record.width as usize] != [channels, height, width] {
+        return Err(Error::InvalidModel(format!(
+            "its preprocessing makes {}×{}×{}, its input is {channels}×{height}×{width}; quantize it again",
+            record.color.channels(),
+            record.height,
+            record.width
+        ))
+        .into());
+    }
+    Ok(record)
+}
+
+/// A progress bar on standard error, hidden where nobody would see it.
+fn progress(count: usize, what: &'static str) -> indicatif::ProgressBar {
+    use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+    let target = if std::io::stderr().is_terminal() && count > 20 { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Name of a class: its label, or its number.
+fn label(labels: &[String], class: usize) -> String {
+    labels.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
+}
+
+/// Index of the largest value, the first of equals (as numpy's argmax).
+fn argmax(values: &[f32]) -> usize {
+    (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
+/// Middle value; the mean of the two middle ones of an even number.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
