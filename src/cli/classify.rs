@@ -1,6 +1,6 @@
 //! The default command: pictures in, labels out.
 
-use super::{ThreadArgs, label, preprocess, progress};
+use super::{RunArgs, label, preprocess, progress};
 use clap::Args;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
@@ -27,8 +27,6 @@ pub struct ClassifyArgs {
     /// Add the raw outputs to the JSON.
     #[arg(long, requires = "json")]
     logits: bool,
-    #[command(flatten)]
-    threads: ThreadArgs,
 }
 
 /// One classified picture.
@@ -51,10 +49,10 @@ struct Class {
     probability: f32,
 }
 
-pub fn run(args: &ClassifyArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let pictures = image::collect(&args.image)?;
     let start = Instant::now();
-    let mut model = args.threads.load(&args.model)?;
+    let mut model = run.load(&args.model)?;
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();

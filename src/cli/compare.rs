@@ -1,6 +1,6 @@
 //! `compare`: how far two models agree, and which is faster.
 
-use super::{ThreadArgs, argmax, label, median, preprocess, progress};
+use super::{RunArgs, argmax, label, median, preprocess, progress};
 use clap::Args;
 use edge_infer::Error;
 use edge_infer::image::{self, Preprocessor};
@@ -26,8 +26,6 @@ pub struct CompareArgs {
     /// Print as JSON.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    threads: ThreadArgs,
 }
 
 #[derive(Serialize)]
@@ -71,8 +69,8 @@ struct Subject {
 }
 
 impl Subject {
-    fn load(path: &Path, threads: &ThreadArgs) -> anyhow::Result<Self> {
-        let model = threads.load(path)?;
+    fn load(path: &Path, run: &RunArgs) -> anyhow::Result<Self> {
+        let model = run.load(path)?;
         let preprocessor = Preprocessor::new(preprocess(&model, path)?)?;
         Ok(Subject { model, path: path.into(), preprocessor, input: vec![], logits: vec![], times: vec![], right: 0 })
     }
@@ -102,9 +100,9 @@ fn key(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-pub fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &CompareArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let pictures = image::collect(&args.pictures)?;
-    let (mut a, mut b) = (Subject::load(&args.a, &args.threads)?, Subject::load(&args.b, &args.threads)?);
+    let (mut a, mut b) = (Subject::load(&args.a, run)?, Subject::load(&args.b, run)?);
     if a.model.output_len() != b.model.output_len() {
         return Err(Error::Usage(format!("{} and {} classes cannot be compared", a.model.output_len(), b.model.output_len())).into());
     }

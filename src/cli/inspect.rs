@@ -1,6 +1,6 @@
 //! `inspect`: the lowered program of a model.
 
-use super::ThreadArgs;
+use super::RunArgs;
 use clap::Args;
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,12 +14,10 @@ pub struct InspectArgs {
     /// Print as JSON.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    threads: ThreadArgs,
 }
 
-pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let model = args.threads.load(&args.model)?;
+pub fn run(args: &InspectArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    let model = run.load(&args.model)?;
     let report = model.report();
     let mut out = std::io::stdout().lock();
     if args.json {

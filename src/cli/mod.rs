@@ -35,6 +35,8 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     classify: Option<classify::ClassifyArgs>,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 #[derive(Subcommand)]
@@ -46,13 +48,13 @@ enum Command {
 
 /// Flags of every command that runs a model.
 #[derive(Args)]
-struct ThreadArgs {
+struct RunArgs {
     /// Threads of the integer kernels [default: all cores].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
 }
 
-impl ThreadArgs {
+impl RunArgs {
     fn load(&self, path: &Path) -> anyhow::Result<Model> {
         let options = LoadOptions { threads: self.threads.map_or(0, usize::from), isa: None };
         Model::load(path, &options).with_context(|| format!("cannot load {}", path.display()))
@@ -63,10 +65,10 @@ impl ThreadArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match (cli.command, cli.classify) {
-        (Some(Command::Inspect(args)), _) => inspect::run(&args),
-        (Some(Command::Compare(args)), _) => compare::run(&args),
-        (Some(Command::Tensor(args)), _) => tensor::run(&args),
-        (None, Some(args)) => classify::run(&args),
+        (Some(Command::Inspect(args)), _) => inspect::run(&args, &cli.run),
+        (Some(Command::Compare(args)), _) => compare::run(&args, &cli.run),
+        (Some(Command::Tensor(args)), _) => tensor::run(&args, &cli.run),
+        (None, Some(args)) => classify::run(&args, &cli.run),
         (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
     };
     match result {

@@ -1,6 +1,6 @@
 //! `tensor`: raw values in, raw values out, for scripts that compare runtimes.
 
-use super::{ThreadArgs, progress};
+use super::{RunArgs, progress};
 use clap::Args;
 use edge_infer::{Error, import::onnx::write_atomically};
 use std::path::PathBuf;
@@ -19,12 +19,10 @@ pub struct TensorArgs {
     /// N × classes values.
     #[arg(short, long)]
     output: PathBuf,
-    #[command(flatten)]
-    threads: ThreadArgs,
 }
 
-pub fn run(args: &TensorArgs) -> anyhow::Result<ExitCode> {
-    let mut model = args.threads.load(&args.model)?;
+pub fn run(args: &TensorArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut model = run.load(&args.model)?;
     let bytes = std::fs::read(&args.input).map_err(|e| Error::io(&args.input, e))?;
     let size = 4 * model.input_shape().iter().product::<usize>();
     if bytes.is_empty() || !bytes.len().is_multiple_of(size) {
