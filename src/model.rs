@@ -8,6 +8,7 @@ use crate::report::{NodeReport, Report};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Environment variable that names the instruction set to use.
 pub const ISA_VARIABLE: &str = "EDGE_ISA";
@@ -80,6 +81,12 @@ impl Model {
     /// One inference: NCHW f32 values in, logits out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
         self.imported.run(input)
+    }
+
+    /// As [`Model::run`]; `times` receives the time of each step of the int8 program, in the order of [`Model::report`]'s
+    /// int8 nodes. Empty where tract runs a part of the model.
+    pub fn run_profiled(&mut self, input: &[f32], times: &mut Vec<Duration>) -> Result<&[f32]> {
+        self.imported.run_profiled(input, times)
     }
 
     /// What runs where.

@@ -11,7 +11,8 @@ pub use pool::{Barrier, Poisoned, Pool};
 
 use crate::plan::Program;
 use crate::{Error, Result};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// One 64-byte cache line, so that a `Vec` of them is aligned.
 #[derive(Clone, Copy)]
@@ -55,6 +56,17 @@ impl Executor {
 
     /// One inference: `inputs` as [`Program::sources`] says, results as [`Program::targets`] says.
     pub fn run(&mut self, inputs: &[&[f32]]) -> Result<&[Vec<f32>]> {
+        self.execute(inputs, None)
+    }
+
+    /// As [`Executor::run`]; `times` receives how long each step took, waiting for the slowest thread included.
+    pub fn run_profiled(&mut self, inputs: &[&[f32]], times: &mut Vec<Duration>) -> Result<&[Vec<f32>]> {
+        times.clear();
+        times.resize(self.program.steps.len(), Duration::ZERO);
+        self.execute(inputs, Some(times))
+    }
+
+    fn execute(&mut self, inputs: &[&[f32]], times: Option<&mut [Duration]>) -> Result<&[Vec<f32>]> {
         let program = &*self.program;
         if inputs.len() != program.sources.len() {
             return Err(Error::Shape(format!("{} inputs given, {} expected", inputs.len(), program.sources.len())));
@@ -72,14 +84,23 @@ impl Executor {
         }
         let memory = Memory { arena: self.arena.as_mut_ptr().cast(), inputs: inputs.as_ptr().cast(), outputs: self.outputs.as_mut_ptr() };
         let threads = self.pool.threads();
+        // Only thread 0 looks at the clock.
+        let times = Mutex::new(times);
         self.pool
             .run(&|thread, barrier: &Barrier| {
-                for step in &program.steps {
+                let mut times = if thread == 0 { times.lock().ok() } else { None };
+                let mut clock = times.as_ref().and_then(|t| t.is_some().then(Instant::now));
+                for (index, step) in program.steps.iter().enumerate() {
                     // SAFETY: the plan's addresses lie in the arena, lengths were checked above, and the barrier
                     // separates steps; `inputs` and `outputs` outlive `Pool::run`.
                     unsafe { steps::run(program.kernel, step, &memory, thread, threads) };
                     if barrier.wait().is_err() {
                         return;
+                    }
+                    if let (Some(last), Some(Some(times))) = (&mut clock, times.as_deref_mut()) {
+                        let now = Instant::now();
+                        times[index] = now - *last;
+                        *last = now;
                     }
                 }
             })

@@ -2,7 +2,7 @@
 
 use super::Memory;
 use crate::graph::Window;
-use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, TileArgs};
+use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, SimdLevel, TileArgs};
 use crate::plan::{Buffer, Conv, GemmOutput, Step};
 use std::ops::Range;
 
@@ -12,8 +12,47 @@ fn share(total: usize, thread: usize, threads: usize) -> Range<usize> {
 }
 
 /// # Safety
-/// The step belongs to a program whose arena, sources and targets `memory` holds, and all threads run the same step.
+/// The step belongs to a program whose arena, sources and targets `memory` holds, and all threads run the same step;
+/// the processor supports `kernel`.
 pub unsafe fn run(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usize, threads: usize) {
+    // SAFETY: a supported kernel's level is supported too.
+    unsafe {
+        match kernel.level {
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx512 => run_avx512(kernel, step, memory, thread, threads),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx2 => run_avx2(kernel, step, memory, thread, threads),
+            _ => run_plain(kernel, step, memory, thread, threads),
+        }
+    }
+}
+
+/// [`run_plain`], compiled for AVX-512.
+///
+/// # Safety
+/// As [`run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn run_avx512(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usize, threads: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { run_plain(kernel, step, memory, thread, threads) }
+}
+
+/// [`run_plain`], compiled for AVX2.
+///
+/// # Safety
+/// As [`run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn run_avx2(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usize, threads: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { run_plain(kernel, step, memory, thread, threads) }
+}
+
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usize, threads: usize) {
     let domain = kernel.domain;
     let share = |total| share(total, thread, threads);
     // SAFETY (all blocks below): buffers lie in the arena; threads write disjoint rows or channels of `dst`,
@@ -29,12 +68,14 @@ pub unsafe fn run(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usi
                 let input = *memory.inputs.add(*source);
                 let [h, w, c] = dst.shape;
                 for y in share(h) {
-                    let out = memory.arena.add(dst.at(y, 0));
-                    for ch in 0..c {
-                        let row = &input[(ch * h + y) * w..][..w];
-                        for (x, &v) in row.iter().enumerate() {
-                            *out.add(x * c + ch) = quantize(v, *scale, requant);
-                        }
+                    let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, 0)), w * c);
+                    let row = |ch: usize| &input[(ch * h + y) * w..][..w];
+                    match c {
+                        1 => quantize_row([row(0)], out, *scale, requant),
+                        3 => quantize_row([row(0), row(1), row(2)], out, *scale, requant),
+                        _ => (0..c).for_each(|ch| {
+                            row(ch).iter().enumerate().for_each(|(x, &v)| out[x * c + ch] = quantize(v, *scale, requant));
+                        }),
                     }
                 }
             }
@@ -129,13 +170,33 @@ pub unsafe fn run(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usi
     }
 }
 
+/// Quantizes one picture row of C planes and interleaves them.
+#[inline(always)]
+fn quantize_row<const C: usize>(planes: [&[f32]; C], out: &mut [u8], scale: f32, requant: &Requant) {
+    const BLOCK: usize = 64;
+    let mut bytes = [[0u8; BLOCK]; C];
+    for (block, out) in out.chunks_mut(BLOCK * C).enumerate() {
+        let n = out.len() / C;
+        for (bytes, plane) in bytes.iter_mut().zip(planes) {
+            for (b, &v) in bytes.iter_mut().zip(&plane[block * BLOCK..][..n]) {
+                *b = quantize(v, scale, requant);
+            }
+        }
+        for (x, pixel) in out.as_chunks_mut::<C>().0.iter_mut().enumerate() {
+            *pixel = std::array::from_fn(|ch| bytes[ch][x]);
+        }
+    }
+}
+
 /// ONNX `QuantizeLinear`: `saturate(round_half_even(x / scale) + zero_point)`; NaN becomes the zero point.
+#[inline(always)]
 fn quantize(v: f32, scale: f32, requant: &Requant) -> u8 {
     let v = v / scale;
     requant.quantize(if v.is_nan() { 0.0 } else { v })
 }
 
 /// Calls `f(y, x)` for every tap of a window that lies in the picture.
+#[inline(always)]
 fn each_tap(src: &Buffer, window: &Window, y: usize, x: usize, mut f: impl FnMut(usize, usize)) {
     for ky in 0..window.kernel[0] {
         let iy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pad[0]);
@@ -170,6 +231,7 @@ unsafe fn fill_halo(arena: *mut u8, dst: &Buffer) {
 
 /// # Safety
 /// As [`run`].
+#[inline(never)]
 unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usize, threads: usize) {
     let [oh, ow, oc] = conv.dst.shape;
     let out_per_group = oc / conv.groups;

@@ -11,6 +11,7 @@ use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::ops::expandable::expand;
 
@@ -84,12 +85,25 @@ pub fn import(path: &Path, kernel: &'static ConvKernel, pool: &Arc<Pool>) -> Res
 impl Imported {
     /// One inference: NCHW f32 in, the first output's values out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
+        self.execute(input, None)
+    }
+
+    /// As [`Imported::run`], with the time of each step of a model that is one region.
+    pub fn run_profiled(&mut self, input: &[f32], times: &mut Vec<Duration>) -> Result<&[f32]> {
+        times.clear();
+        self.execute(input, Some(times))
+    }
+
+    fn execute(&mut self, input: &[f32], times: Option<&mut Vec<Duration>>) -> Result<&[f32]> {
         let expected: usize = self.input_shape.iter().product();
         if input.len() != expected {
             return Err(Error::Shape(format!("the input has {} values; the shape {:?} has {expected}", input.len(), self.input_shape)));
         }
         match &mut self.runner {
-            Runner::Region(executor) => Ok(&executor.run(&[input])?[0]),
+            Runner::Region(executor) => Ok(&match times {
+                Some(times) => executor.run_profiled(&[input], times)?,
+                None => executor.run(&[input])?,
+            }[0]),
             Runner::Plan { plan, output } => {
                 let tensor = Tensor::from_shape(&self.input_shape, input).map_err(tract_error)?;
                 let results = guarded(|| plan.run(tvec!(tensor.into_tvalue())))?;

@@ -46,7 +46,7 @@ pub enum Domain {
 
 impl Domain {
     /// The value of a stored byte.
-    #[inline]
+    #[inline(always)]
     pub fn decode(self, byte: u8) -> i32 {
         match self {
             Domain::U8 => i32::from(byte),
@@ -83,13 +83,18 @@ pub struct Requant {
     pub hi: f32,
 }
 
+/// 1.5 · 2²³.
+const ROUNDER: f32 = 12_582_912.0;
+
 impl Requant {
     /// The shared tail of every operation: clamp, round half to even, add the zero point.
-    #[inline]
+    #[inline(always)]
     pub fn quantize(&self, v: f32) -> u8 {
-        // NaN cannot come from finite multipliers; `as` would make it 0, the zero point.
+        // NaN cannot come from finite multipliers.
         let v = v.max(self.lo).min(self.hi);
-        (v.round_ties_even() as i32 + self.zero_point) as u8
+        // The sum has an ulp of 1, so the addition itself rounds half to even; |v| is at most 255.
+        let rounded = (v + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32;
+        (rounded + self.zero_point) as u8
     }
 }
 
@@ -131,6 +136,17 @@ pub struct TileArgs<'a> {
     pub n: usize,
 }
 
+/// Instruction sets that plain loops (quantize, pool, add, …) are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SimdLevel {
+    /// What the target triple guarantees: SSE2, or NEON on aarch64.
+    Baseline,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+}
+
 /// A convolution microkernel and what it needs.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvKernel {
@@ -138,6 +154,8 @@ pub struct ConvKernel {
     pub name: &'static str,
     /// Name that `EDGE_ISA` selects it by.
     pub isa: &'static str,
+    /// What the processor has for everything else.
+    pub level: SimdLevel,
     /// How it reads activation bytes.
     pub domain: Domain,
     /// Output pixels per tile.
@@ -163,6 +181,8 @@ pub fn registry() -> &'static [ConvKernel] {
     static KERNELS: &[ConvKernel] = &[
         #[cfg(target_arch = "x86_64")]
         x86::VNNI512,
+        #[cfg(target_arch = "x86_64")]
+        x86::VNNI256,
         #[cfg(target_arch = "x86_64")]
         x86::AVX2,
         portable::PORTABLE,

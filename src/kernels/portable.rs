@@ -1,6 +1,6 @@
 //! A tile in plain Rust that compilers vectorise: the fallback where no hand-written kernel fits.
 
-use super::{ConvKernel, Domain, TileArgs, reference::requantize};
+use super::{ConvKernel, Domain, SimdLevel, TileArgs, reference::requantize};
 
 const MR: usize = 4;
 const NR: usize = 16;
@@ -9,6 +9,7 @@ const NR: usize = 16;
 pub const PORTABLE: ConvKernel = ConvKernel {
     name: "portable-conv-4x16c1",
     isa: "portable",
+    level: SimdLevel::Baseline,
     domain: Domain::U8,
     mr: MR,
     nr: NR,

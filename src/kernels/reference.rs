@@ -1,10 +1,19 @@
 //! The scalar definition of the convolution tile: the specification that every other kernel equals bit for bit.
 
-use super::{ConvKernel, Domain, TileArgs};
+use super::{ConvKernel, Domain, SimdLevel, TileArgs};
 
 /// The reference, as a kernel of its own (`EDGE_ISA=scalar`).
-pub const SCALAR: ConvKernel =
-    ConvKernel { name: "scalar-conv-1x1c1", isa: "scalar", domain: Domain::U8, mr: 1, nr: 1, kr: 1, supported: || true, run: scalar_tile };
+pub const SCALAR: ConvKernel = ConvKernel {
+    name: "scalar-conv-1x1c1",
+    isa: "scalar",
+    level: SimdLevel::Baseline,
+    domain: Domain::U8,
+    mr: 1,
+    nr: 1,
+    kr: 1,
+    supported: || true,
+    run: scalar_tile,
+};
 
 /// # Safety
 /// See [`ConvKernel::run`].

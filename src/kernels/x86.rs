@@ -1,30 +1,52 @@
-//! AVX2 and AVX-512 VNNI microkernels.
+//! AVX2, AVX-VNNI and AVX-512 VNNI microkernels.
 //!
-//! Both keep a tile of i32 accumulators in registers and requantize from there.
+//! All keep a tile of i32 accumulators in registers over the whole depth and requantize from there.
 
-use super::{ConvKernel, Domain, MAX_MR, TileArgs};
+use super::{ConvKernel, Domain, MAX_MR, SimdLevel, TileArgs};
 use std::arch::x86_64::*;
 
-/// VPDPBUSD, 12 pixels × 32 channels: 24 accumulators, 2 weight registers, one broadcast.
+/// VPDPBUSD, 14 pixels × 32 channels: 28 accumulators, 2 weight registers, one broadcast.
+/// ResNet's pictures (112, 56, 28, 14 pixels a side) are whole multiples of 14.
 pub const VNNI512: ConvKernel = ConvKernel {
-    name: "avx512vnni-conv-12x32c4",
+    name: "avx512vnni-conv-14x32c4",
     isa: "avx512vnni",
+    level: SimdLevel::Avx512,
     domain: Domain::U8,
-    mr: 12,
+    mr: 14,
     nr: 32,
     kr: 4,
-    supported: || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni"),
+    supported: || {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+    },
     run: vnni512_tile,
+};
+
+/// VPDPBUSD on 256-bit registers (Alder Lake and its small cores), 6 pixels × 16 channels.
+pub const VNNI256: ConvKernel = ConvKernel {
+    name: "avxvnni-conv-6x16c4",
+    isa: "avxvnni",
+    level: SimdLevel::Avx2,
+    domain: Domain::U8,
+    mr: 6,
+    nr: 16,
+    kr: 4,
+    supported: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
+    run: vnni256_tile,
 };
 
 /// VPMADDWD on widened bytes, 6 pixels × 16 channels. VPMADDUBSW would saturate: 255·127·2 > 32,767.
 pub const AVX2: ConvKernel = ConvKernel {
-    name: "avx2-conv-6x16c2",
+    name: "avx2-conv-6x16c4",
     isa: "avx2",
+    level: SimdLevel::Avx2,
     domain: Domain::U8,
     mr: 6,
     nr: 16,
-    kr: 2,
+    kr: 4,
     supported: || is_x86_feature_detected!("avx2"),
     run: avx2_tile,
 };
@@ -33,14 +55,16 @@ pub const AVX2: ConvKernel = ConvKernel {
 /// See [`ConvKernel::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn vnni512_tile(t: &TileArgs<'_>) {
-    // A tail of a few pixels should not pay for twelve.
+    // A tail of a few pixels should not pay for fourteen.
     // SAFETY: the contract is the same for every height that covers m.
     unsafe {
         match t.m {
             0..=2 => vnni512_rows::<2>(t),
             3..=4 => vnni512_rows::<4>(t),
-            5..=8 => vnni512_rows::<8>(t),
-            _ => vnni512_rows::<12>(t),
+            5..=7 => vnni512_rows::<7>(t),
+            8..=10 => vnni512_rows::<10>(t),
+            11..=12 => vnni512_rows::<12>(t),
+            _ => vnni512_rows::<14>(t),
         }
     }
 }
@@ -49,6 +73,7 @@ unsafe fn vnni512_tile(t: &TileArgs<'_>) {
 /// See [`ConvKernel::run`]; `m <= MR`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
+    const { assert!(MR <= MAX_MR) };
     debug_assert!(t.m <= MR && t.bias.len() >= 32 && t.mult.len() >= 32);
     // SAFETY: per-channel slices hold nr = 32 entries; weights hold 128 bytes a step; rows are readable.
     unsafe {
@@ -56,25 +81,27 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
         let mut acc = [bias; MR];
         let mut w = t.weights.as_ptr();
         for run in t.runs {
-            let mut x = [std::ptr::null::<u8>(); MR];
-            for (x, row) in x.iter_mut().zip(&t.rows) {
-                *x = row.add(run.offset);
-            }
+            let x: [*const u8; MR] = std::array::from_fn(|i| t.rows[i].add(run.offset));
             for s in 0..run.steps {
                 let w0 = _mm512_loadu_si512(w.cast());
                 let w1 = _mm512_loadu_si512(w.add(64).cast());
                 w = w.add(128);
-                for (acc, x) in acc.iter_mut().zip(&x) {
-                    let x = _mm512_set1_epi32(x.add(4 * s).cast::<i32>().read_unaligned());
-                    acc[0] = _mm512_dpbusd_epi32(acc[0], x, w0);
-                    acc[1] = _mm512_dpbusd_epi32(acc[1], x, w1);
+                for i in 0..MR {
+                    let x = _mm512_set1_epi32(x[i].add(4 * s).cast::<i32>().read_unaligned());
+                    acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], x, w0);
+                    acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], x, w1);
                 }
             }
+        }
+        // A copy that the loop below may index with a variable: otherwise the accumulators live in memory all along.
+        let mut done = [[_mm512_setzero_si512(); 2]; MR];
+        for i in 0..MR {
+            done[i] = acc[i];
         }
         let mult = [_mm512_loadu_ps(t.mult.as_ptr()), _mm512_loadu_ps(t.mult.as_ptr().add(16))];
         let (lo, hi) = (_mm512_set1_ps(t.requant.lo), _mm512_set1_ps(t.requant.hi));
         let zero_point = _mm512_set1_epi32(t.requant.zero_point);
-        for (i, acc) in acc.iter().enumerate().take(t.m) {
+        for (i, acc) in done.iter().enumerate().take(t.m) {
             for (half, &acc) in acc.iter().enumerate() {
                 let n = t.n.saturating_sub(16 * half).min(16);
                 let mask = ((1u32 << n) - 1) as __mmask16;
@@ -94,33 +121,83 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
 
 /// # Safety
 /// See [`ConvKernel::run`].
-#[target_feature(enable = "avx2")]
-unsafe fn avx2_tile(t: &TileArgs<'_>) {
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn vnni256_tile(t: &TileArgs<'_>) {
     const MR: usize = 6;
-    const { assert!(MR <= MAX_MR) };
-    debug_assert!(t.bias.len() >= 16 && t.mult.len() >= 16);
-    // SAFETY: per-channel slices hold nr = 16 entries; weights hold 32 bytes a step; rows are readable.
+    // SAFETY: weights hold 64 bytes a step; rows are readable.
     unsafe {
-        let bias = [_mm256_loadu_si256(t.bias.as_ptr().cast()), _mm256_loadu_si256(t.bias.as_ptr().add(8).cast())];
-        let mut acc = [bias; MR];
+        let mut acc = [ymm_bias(t); MR];
         let mut w = t.weights.as_ptr();
         for run in t.runs {
+            let x: [*const u8; MR] = std::array::from_fn(|i| t.rows[i].add(run.offset));
             for s in 0..run.steps {
-                let w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.cast()));
-                let w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(16).cast()));
-                w = w.add(32);
-                for (acc, row) in acc.iter_mut().zip(&t.rows) {
-                    let pair = row.add(run.offset + 2 * s).cast::<u16>().read_unaligned();
-                    // Two bytes become two zero-extended 16-bit halves of one 32-bit lane.
-                    let pair = u32::from(pair);
-                    let x = _mm256_set1_epi32(((pair & 0xff) | (pair & 0xff00) << 8) as i32);
-                    acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(x, w0));
-                    acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(x, w1));
+                let w0 = _mm256_loadu_si256(w.cast());
+                let w1 = _mm256_loadu_si256(w.add(32).cast());
+                w = w.add(64);
+                for i in 0..MR {
+                    let x = _mm256_set1_epi32(x[i].add(4 * s).cast::<i32>().read_unaligned());
+                    acc[i][0] = _mm256_dpbusd_avx_epi32(acc[i][0], x, w0);
+                    acc[i][1] = _mm256_dpbusd_avx_epi32(acc[i][1], x, w1);
                 }
             }
         }
-        let (lo, hi) = (_mm256_set1_ps(t.requant.lo), _mm256_set1_ps(t.requant.hi));
-        let zero_point = _mm256_set1_epi32(t.requant.zero_point);
+        ymm_finish(t, &acc);
+    }
+}
+
+/// # Safety
+/// See [`ConvKernel::run`].
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_tile(t: &TileArgs<'_>) {
+    const MR: usize = 6;
+    // SAFETY: weights hold 64 bytes a step; rows are readable.
+    unsafe {
+        let mut acc = [ymm_bias(t); MR];
+        let low = _mm256_set1_epi16(0xff);
+        let mut w = t.weights.as_ptr();
+        for run in t.runs {
+            let x: [*const u8; MR] = std::array::from_fn(|i| t.rows[i].add(run.offset));
+            for s in 0..run.steps {
+                // Bytes (a, b, c, d) of a lane: a and c are its even bytes, b and d its odd ones; the order of a sum is free.
+                let [w0, w1] = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(32).cast())];
+                w = w.add(64);
+                let even = |w| _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+                let odd = |w| _mm256_srai_epi16(w, 8);
+                let (e0, o0, e1, o1) = (even(w0), odd(w0), even(w1), odd(w1));
+                for i in 0..MR {
+                    let x = _mm256_set1_epi32(x[i].add(4 * s).cast::<i32>().read_unaligned());
+                    let (xe, xo) = (_mm256_and_si256(x, low), _mm256_srli_epi16(x, 8));
+                    let sum = |e, o| _mm256_add_epi32(_mm256_madd_epi16(xe, e), _mm256_madd_epi16(xo, o));
+                    acc[i][0] = _mm256_add_epi32(acc[i][0], sum(e0, o0));
+                    acc[i][1] = _mm256_add_epi32(acc[i][1], sum(e1, o1));
+                }
+            }
+        }
+        ymm_finish(t, &acc);
+    }
+}
+
+/// # Safety
+/// `t.bias` holds 16 entries.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn ymm_bias(t: &TileArgs<'_>) -> [__m256i; 2] {
+    debug_assert!(t.bias.len() >= 16);
+    // SAFETY: as promised.
+    unsafe { [_mm256_loadu_si256(t.bias.as_ptr().cast()), _mm256_loadu_si256(t.bias.as_ptr().add(8).cast())] }
+}
+
+/// Requantizes and stores a tile of 6 × 16.
+///
+/// # Safety
+/// See [`ConvKernel::run`].
+#[target_feature(enable = "avx2")]
+unsafe fn ymm_finish(t: &TileArgs<'_>, acc: &[[__m256i; 2]; 6]) {
+    debug_assert!(t.m <= 6 && t.n <= 16 && t.mult.len() >= 16);
+    let (lo, hi) = (_mm256_set1_ps(t.requant.lo), _mm256_set1_ps(t.requant.hi));
+    let zero_point = _mm256_set1_epi32(t.requant.zero_point);
+    // SAFETY: `mult` holds 16 entries; residual and output hold n bytes.
+    unsafe {
         for (i, acc) in acc.iter().enumerate().take(t.m) {
             let mut residual = [0u8; 16];
             if t.residual_params.is_some() {
