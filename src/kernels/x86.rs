@@ -93,11 +93,7 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
                 }
             }
         }
-        // A copy that the loop below may index with a variable: otherwise the accumulators live in memory all along.
-        let mut done = [[_mm512_setzero_si512(); 2]; MR];
-        for i in 0..MR {
-            done[i] = acc[i];
-        }
+        let done = settled(&acc);
         let mult = [_mm512_loadu_ps(t.mult.as_ptr()), _mm512_loadu_ps(t.mult.as_ptr().add(16))];
         let (lo, hi) = (_mm512_set1_ps(t.requant.lo), _mm512_set1_ps(t.requant.hi));
         let zero_point = _mm512_set1_epi32(t.requant.zero_point);
@@ -141,7 +137,7 @@ unsafe fn vnni256_tile(t: &TileArgs<'_>) {
                 }
             }
         }
-        ymm_finish(t, &acc);
+        ymm_finish(t, &settled(&acc));
     }
 }
 
@@ -173,8 +169,18 @@ unsafe fn avx2_tile(t: &TileArgs<'_>) {
                 }
             }
         }
-        ymm_finish(t, &acc);
+        ymm_finish(t, &settled(&acc));
     }
+}
+
+/// A copy that may be indexed with a variable: accumulators that are would live in memory all along.
+#[inline(always)]
+fn settled<T: Copy, const MR: usize>(acc: &[[T; 2]; MR]) -> [[T; 2]; MR] {
+    let mut done = [acc[0]; MR];
+    for i in 1..MR {
+        done[i] = acc[i];
+    }
+    done
 }
 
 /// # Safety
