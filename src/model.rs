@@ -4,6 +4,7 @@ use crate::exec::Pool;
 use crate::import::{Imported, import};
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
+use crate::plan::Policy;
 use crate::report::{NodeReport, Report};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub struct LoadOptions {
     pub threads: usize,
     /// Instruction set by name; `None` reads [`ISA_VARIABLE`], then takes the best.
     pub isa: Option<String>,
+    /// Algorithm of 3×3 convolutions.
+    pub policy: Policy,
 }
 
 /// A model, ready to run one picture at a time.
@@ -49,7 +52,7 @@ impl Model {
             return Err(Error::Usage(format!("{threads} threads: at most 256 are supported")));
         }
         let pool = Arc::new(Pool::new(threads).map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?);
-        let imported = import(path, kernel, &pool)?;
+        let imported = import(path, kernel, options.policy, &pool)?;
         Ok(Model { path: path.to_owned(), kernel, pool, imported })
     }
 

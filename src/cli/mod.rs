@@ -56,7 +56,7 @@ struct RunArgs {
 
 impl RunArgs {
     fn load(&self, path: &Path) -> anyhow::Result<Model> {
-        let options = LoadOptions { threads: self.threads.map_or(0, usize::from), isa: None };
+        let options = LoadOptions { threads: self.threads.map_or(0, usize::from), ..Default::default() };
         Model::load(path, &options).with_context(|| format!("cannot load {}", path.display()))
     }
 }

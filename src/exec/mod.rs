@@ -6,6 +6,7 @@
 
 mod pool;
 mod steps;
+mod winograd;
 
 pub use pool::{Barrier, Poisoned, Pool};
 
@@ -23,15 +24,18 @@ struct Line(#[allow(dead_code)] [u8; 64]);
 pub struct Executor {
     program: Arc<Program>,
     arena: Vec<Line>,
+    /// One after another, a thread's own.
+    scratch: Vec<Line>,
     outputs: Vec<Vec<f32>>,
     pool: Arc<Pool>,
 }
 
 /// What the threads of one inference share. Every byte is written by one thread a step, and read by others
-/// only after the barrier that ends the step.
+/// only after the barrier that ends the step; each thread has its own scratch.
 #[derive(Clone, Copy)]
 struct Memory {
     arena: *mut u8,
+    scratch: *mut u8,
     inputs: *const &'static [f32],
     outputs: *mut Vec<f32>,
 }
@@ -41,12 +45,22 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
+impl Memory {
+    /// # Safety
+    /// The scratch holds at least `thread + 1` strides.
+    unsafe fn of_thread(&self, thread: usize, scratch_stride: usize) -> Memory {
+        // SAFETY: as promised.
+        Memory { scratch: unsafe { self.scratch.add(thread * scratch_stride) }, ..*self }
+    }
+}
+
 impl Executor {
     /// Allocates the arena and the outputs.
     pub fn new(program: Arc<Program>, pool: Arc<Pool>) -> Self {
         let arena = vec![Line([0; 64]); program.arena_bytes.div_ceil(64)];
         let outputs = program.targets.iter().map(|p| vec![0.0; p.shape.iter().product()]).collect();
-        Executor { program, arena, outputs, pool }
+        let scratch = vec![Line([0; 64]); pool.threads() * program.scratch_bytes.div_ceil(64)];
+        Executor { program, arena, scratch, outputs, pool }
     }
 
     /// The program.
@@ -82,12 +96,20 @@ impl Executor {
                 )));
             }
         }
-        let memory = Memory { arena: self.arena.as_mut_ptr().cast(), inputs: inputs.as_ptr().cast(), outputs: self.outputs.as_mut_ptr() };
+        let memory = Memory {
+            arena: self.arena.as_mut_ptr().cast(),
+            scratch: self.scratch.as_mut_ptr().cast(),
+            inputs: inputs.as_ptr().cast(),
+            outputs: self.outputs.as_mut_ptr(),
+        };
+        let scratch_stride = program.scratch_bytes.next_multiple_of(64);
         let threads = self.pool.threads();
         // Only thread 0 looks at the clock.
         let times = Mutex::new(times);
         self.pool
             .run(&|thread, barrier: &Barrier| {
+                // SAFETY: the scratch was allocated for this many threads.
+                let memory = unsafe { memory.of_thread(thread, scratch_stride) };
                 let mut times = if thread == 0 { times.lock().ok() } else { None };
                 let mut clock = times.as_ref().and_then(|t| t.is_some().then(Instant::now));
                 for (index, step) in program.steps.iter().enumerate() {

@@ -1,13 +1,13 @@
 //! What one thread does of one step.
 
-use super::Memory;
+use super::{Memory, winograd};
 use crate::graph::Window;
 use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, SimdLevel, TileArgs};
 use crate::plan::{Buffer, Conv, GemmOutput, Step};
 use std::ops::Range;
 
 /// The share of `total` units that `thread` takes.
-fn share(total: usize, thread: usize, threads: usize) -> Range<usize> {
+pub fn share(total: usize, thread: usize, threads: usize) -> Range<usize> {
     total * thread / threads..total * (thread + 1) / threads
 }
 
@@ -80,6 +80,7 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
                 }
             }
             Step::Conv(conv) => run_conv(kernel, conv, memory.arena, thread, threads),
+            Step::Winograd(conv) => winograd::run(domain, conv, memory.arena, memory.scratch, thread, threads),
             Step::Gemm { src, weights, bias, scale, output } => {
                 let x = std::slice::from_raw_parts(memory.arena.add(src.base), src.len());
                 let range = share(bias.len());

@@ -3,7 +3,7 @@
 use crate::exec::{Executor, Pool};
 use crate::graph::Graph;
 use crate::kernels::ConvKernel;
-use crate::plan::{self, Program};
+use crate::plan::{self, Policy, Program};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::tract_hir::internal::*;
@@ -14,6 +14,7 @@ use tract_onnx::tract_hir::ops::expandable::Expansion;
 pub struct RegionNode {
     pub graph: Arc<Graph>,
     pub kernel: &'static ConvKernel,
+    pub policy: Policy,
     pub pool: Arc<Pool>,
     /// Where the planned program is left for reports.
     pub planned: Arc<Mutex<Option<Arc<Program>>>>,
@@ -66,7 +67,7 @@ impl Expansion for RegionNode {
             .iter()
             .map(|&i| Ok(model.outlet_fact(i)?.shape.as_concrete().context("an int8 region needs fixed shapes")?.to_vec()))
             .collect::<TractResult<_>>()?;
-        let program = Arc::new(plan::build(&self.graph, self.kernel, self.shape_of(&shapes))?);
+        let program = Arc::new(plan::build(&self.graph, self.kernel, self.policy, self.shape_of(&shapes))?);
         *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.clone());
         let executor = Executor::new(program.clone(), self.pool.clone());
         model.wire_node(prefix, RegionOp { program, executor: Arc::new(Mutex::new(executor)) }, inputs)

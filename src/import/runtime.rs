@@ -6,7 +6,7 @@ use super::region::RegionNode;
 use crate::exec::{Executor, Pool};
 use crate::kernels::ConvKernel;
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
-use crate::plan::{self, Program};
+use crate::plan::{self, Policy, Program};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -41,7 +41,7 @@ pub struct Imported {
 }
 
 /// Reads, lowers and plans a model file.
-pub fn import(path: &Path, kernel: &'static ConvKernel, pool: &Arc<Pool>) -> Result<Imported> {
+pub fn import(path: &Path, kernel: &'static ConvKernel, policy: Policy, pool: &Arc<Pool>) -> Result<Imported> {
     let proto = onnx::load(path)?;
     let metadata = metadata(&proto)?;
     let graph = onnx::graph(&proto)?;
@@ -54,7 +54,7 @@ pub fn import(path: &Path, kernel: &'static ConvKernel, pool: &Arc<Pool>) -> Res
     let whole =
         regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name.as_str()] && regions[0].targets() == outputs;
     if whole {
-        let program = Arc::new(plan::build(&regions[0], kernel, |_| Ok(input_shape.clone()))?);
+        let program = Arc::new(plan::build(&regions[0], kernel, policy, |_| Ok(input_shape.clone()))?);
         let output_len = program.targets[0].shape.iter().product();
         let executor = Executor::new(program.clone(), pool.clone());
         return Ok(Imported {
@@ -73,7 +73,7 @@ pub fn import(path: &Path, kernel: &'static ConvKernel, pool: &Arc<Pool>) -> Res
         .map(|graph| {
             let slot = Arc::new(Mutex::new(None));
             planned.push(slot.clone());
-            RegionNode { graph: Arc::new(graph), kernel, pool: pool.clone(), planned: slot }
+            RegionNode { graph: Arc::new(graph), kernel, policy, pool: pool.clone(), planned: slot }
         })
         .collect();
     let (plan, output_len) = guarded(|| plan_rest(rest, &input_name, &input_shape, nodes))?;

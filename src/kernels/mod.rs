@@ -24,6 +24,7 @@
 
 pub mod portable;
 pub mod reference;
+pub mod winograd;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
@@ -90,8 +91,9 @@ impl Requant {
     /// The shared tail of every operation: clamp, round half to even, add the zero point.
     #[inline(always)]
     pub fn quantize(&self, v: f32) -> u8 {
-        // NaN cannot come from finite multipliers.
-        let v = v.max(self.lo).min(self.hi);
+        // As MAXPS and MINPS do it; NaN cannot come from finite multipliers.
+        let v = if v > self.lo { v } else { self.lo };
+        let v = if v < self.hi { v } else { self.hi };
         // The sum has an ulp of 1, so the addition itself rounds half to even; |v| is at most 255.
         let rounded = (v + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32;
         (rounded + self.zero_point) as u8
@@ -164,6 +166,8 @@ pub struct ConvKernel {
     pub nr: usize,
     /// Input bytes per step.
     pub kr: usize,
+    /// The product for Winograd convolution, where that can pay.
+    pub winograd: Option<winograd::WinogradKernel>,
     /// True where this processor can run it.
     pub supported: fn() -> bool,
     /// Computes one tile.

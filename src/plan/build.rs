@@ -1,10 +1,26 @@
 //! The planner: one pass for shapes, one for halos, one for lifetimes, one that makes the steps.
 
 use super::arena::{self, Request};
-use super::{Buffer, Conv, GemmOutput, Port, Program, Step, StepInfo};
+use super::{Buffer, Conv, GemmOutput, Port, Program, Step, StepInfo, Winograd};
 use crate::graph::{Clamp, DType, Graph, Node, Op, QuantParams, TensorId, Weights, Window};
+use crate::kernels::winograd::{LANES, POINTS, TILE, WinogradKernel, is_exact, pack};
 use crate::kernels::{ConvKernel, Domain, Requant, ResidualParams, Run, SLACK, pack_weights};
 use crate::{Error, Result};
+
+/// Transformed inputs of a strip of Winograd tiles: half of a common second-level cache.
+const STRIP_BYTES: usize = 256 << 10;
+
+/// Which algorithm 3×3 convolutions take. Results are the same, bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Whichever the cost model finds faster.
+    #[default]
+    Fastest,
+    /// Never Winograd.
+    Direct,
+    /// Winograd wherever it is exact.
+    Winograd,
+}
 
 /// Largest arena a model may ask for, bytes.
 const MAX_ARENA: usize = 1 << 30;
@@ -42,13 +58,19 @@ fn source_ports(graph: &Graph, source_shape: impl Fn(&str) -> Result<Vec<usize>>
 }
 
 /// Plans `graph` for one image whose float sources have the ONNX shapes that `source_shape` gives.
-pub fn build(graph: &Graph, kernel: &'static ConvKernel, source_shape: impl Fn(&str) -> Result<Vec<usize>>) -> Result<Program> {
+pub fn build(
+    graph: &Graph,
+    kernel: &'static ConvKernel,
+    policy: Policy,
+    source_shape: impl Fn(&str) -> Result<Vec<usize>>,
+) -> Result<Program> {
     let sources = source_ports(graph, source_shape)?;
     let shapes = infer_shapes(graph, &sources)?;
     let buffers = place(graph, &shapes, kernel)?;
     let mut builder = Builder {
         graph,
         kernel,
+        policy,
         shapes: &shapes,
         buffers: &buffers.0,
         sources: &sources,
@@ -60,7 +82,9 @@ pub fn build(graph: &Graph, kernel: &'static ConvKernel, source_shape: impl Fn(&
         builder.lower(node)?;
     }
     let Builder { steps, info, targets, .. } = builder;
-    Ok(Program { kernel, steps, info, arena_bytes: buffers.1 + SLACK, targets, sources })
+    let scratch = steps.iter().map(|s| if let Step::Winograd(w) = s { w.scratch_bytes() } else { 0 });
+    let scratch_bytes = scratch.max().unwrap_or(0);
+    Ok(Program { kernel, steps, info, arena_bytes: buffers.1 + SLACK, scratch_bytes, targets, sources })
 }
 
 fn shape_error(node: &Node, reason: impl std::fmt::Display) -> Error {
@@ -205,6 +229,7 @@ fn domain_shift(dtype: DType, domain: Domain) -> i32 {
 struct Builder<'a> {
     graph: &'a Graph,
     kernel: &'static ConvKernel,
+    policy: Policy,
     shapes: &'a [Shape],
     buffers: &'a [Buffer],
     sources: &'a [Port],
@@ -338,6 +363,48 @@ impl Builder<'_> {
         let (src, dst) = (self.buffers[input], self.buffers[out]);
         let (x, y) = (self.quant(input), self.quant(out));
         let (kernel, [kh, kw]) = (self.kernel, window.kernel);
+        let macs = (dst.shape[0] * dst.shape[1] * weights.data.len()) as u64;
+        let residual = if residual {
+            let r = node.inputs[1];
+            let params = ResidualParams { zero_point: self.buffers[r].zero_point, mult: self.quant(r).scale / y.scale };
+            check_multipliers(node, &[params.mult])?;
+            Some((self.buffers[r], params))
+        } else {
+            None
+        };
+        // Output channels in groups of `nr`, the last one padded.
+        let per_channel = |nr: usize, first: usize, count: usize| -> Result<(Vec<i32>, Vec<f32>)> {
+            let channels = || (0..count.next_multiple_of(nr)).map(move |o| (o < count).then_some(first + o));
+            let bias = channels().map(|o| o.map_or(Ok(0), |o| fold_bias(node, weights, o, src.zero_point))).collect::<Result<_>>()?;
+            // The order of operations is ONNX Runtime's, so that multipliers agree to the last bit.
+            let mult: Vec<f32> = channels().map(|o| o.map_or(0.0, |o| x.scale * weights.scale[o] / y.scale)).collect();
+            check_multipliers(node, &mult)?;
+            Ok((bias, mult))
+        };
+        if let Some(winograd) = self.winograd(weights, window, groups, src, dst) {
+            let depth = src.shape[2].next_multiple_of(LANES);
+            let tiles = [dst.shape[0].div_ceil(TILE), dst.shape[1].div_ceil(TILE)];
+            let (bias, mult) = per_channel(winograd.nr, 0, weights.out)?;
+            let packed = pack(winograd, &weights.data, weights.out, src.shape[2]);
+            let weight_bytes = (2 * packed.len() + 4 * bias.len() + 4 * mult.len()) as u64;
+            let fit = STRIP_BYTES / (POINTS * 2 * depth) / winograd.mr * winograd.mr;
+            let step = Step::Winograd(Box::new(Winograd {
+                kernel: winograd,
+                src,
+                dst,
+                residual,
+                pad: [window.pad[0], window.pad[1]],
+                tiles,
+                depth,
+                strip: fit.clamp(winograd.mr, (tiles[0] * tiles[1]).next_multiple_of(winograd.mr)),
+                weights: packed,
+                bias,
+                mult,
+                requant: self.requant(out, clamp),
+            }));
+            self.push(node, step, macs, weight_bytes, winograd.name);
+            return Ok(());
+        }
         let channels = src.shape[2] / groups;
         let out_per_group = weights.out / groups;
         // Taps of a kernel row are neighbours in memory if nothing lies between them.
@@ -359,24 +426,10 @@ impl Builder<'_> {
                 let (ky, kx, c) = (run / runs_x, run % runs_x + byte / channels, byte % channels);
                 weights.data[(group * out_per_group + o) * weights.per_out + (c * kh + ky) * kw + kx]
             }));
-            for o in 0..blocks * kernel.nr {
-                let o = (o < out_per_group).then_some(group * out_per_group + o);
-                bias.push(o.map_or(Ok(0), |o| fold_bias(node, weights, o, src.zero_point))?);
-                // The order of operations is ONNX Runtime's, so that multipliers agree to the last bit.
-                mult.push(o.map_or(0.0, |o| x.scale * weights.scale[o] / y.scale));
-            }
+            let (group_bias, group_mult) = per_channel(kernel.nr, group * out_per_group, out_per_group)?;
+            bias.extend(group_bias);
+            mult.extend(group_mult);
         }
-        check_multipliers(node, &mult)?;
-        let residual = if residual {
-            let r = node.inputs[1];
-            let params = ResidualParams { zero_point: self.buffers[r].zero_point, mult: self.quant(r).scale / y.scale };
-            check_multipliers(node, &[params.mult])?;
-            Some((self.buffers[r], params))
-        } else {
-            None
-        };
-        let pixels = dst.shape[0] * dst.shape[1];
-        let macs = (pixels * weights.data.len()) as u64;
         let weight_bytes = (packed.len() + 4 * bias.len() + 4 * mult.len()) as u64;
         let step = Step::Conv(Box::new(Conv {
             src,
@@ -396,6 +449,22 @@ impl Builder<'_> {
         }));
         self.push(node, step, macs, weight_bytes, kernel.name);
         Ok(())
+    }
+
+    /// The Winograd kernel, if the layer has its form, the result is proven exact, and it is faster or asked for.
+    fn winograd(&self, weights: &Weights, window: &Window, groups: usize, src: Buffer, dst: Buffer) -> Option<&'static WinogradKernel> {
+        let kernel = self.kernel.winograd.as_ref().filter(|_| self.policy != Policy::Direct)?;
+        if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
+            return None;
+        }
+        let [h, w, out] = dst.shape;
+        let (tiles, depth) = (h.div_ceil(TILE) * w.div_ceil(TILE), src.shape[2].next_multiple_of(LANES));
+        let product = POINTS * depth * out.next_multiple_of(kernel.nr);
+        let transforms = kernel.transform_cost[0] * depth as f64 + kernel.transform_cost[1] * out as f64;
+        let cost = tiles as f64 * (product as f64 / kernel.relative_speed + transforms);
+        let direct = (h * w * weights.data.len()) as f64;
+        let pays = cost < 0.9 * direct && 2 * product <= kernel.max_weight_bytes;
+        ((pays || self.policy == Policy::Winograd) && weights.data.chunks_exact(weights.per_out).all(is_exact)).then_some(kernel)
     }
 
     fn gemm(&mut self, node: &Node, weights: &Weights, clamp: Clamp, float_output: Option<&str>) -> Result<()> {

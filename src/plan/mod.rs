@@ -3,9 +3,10 @@
 mod arena;
 mod build;
 
-pub use build::{build, target_shapes};
+pub use build::{Policy, build, target_shapes};
 
 use crate::graph::Window;
+use crate::kernels::winograd::{POINTS, WinogradKernel};
 use crate::kernels::{ConvKernel, Requant, ResidualParams, Run};
 
 /// A tensor's place in the arena: NHWC (batch 1), with a halo of zero-point pixels.
@@ -79,6 +80,42 @@ pub struct Conv {
     pub channels_outer: bool,
 }
 
+/// A 3×3 convolution with step 1, by exact F(4×4, 3×3) (see [`crate::kernels::winograd`]).
+#[derive(Debug)]
+pub struct Winograd {
+    /// The matrix product.
+    pub kernel: &'static WinogradKernel,
+    /// Input; its halo covers the padding.
+    pub src: Buffer,
+    /// Output.
+    pub dst: Buffer,
+    /// Residual of the output's shape.
+    pub residual: Option<(Buffer, ResidualParams)>,
+    /// Padding at the top and left.
+    pub pad: [usize; 2],
+    /// Tiles down and across.
+    pub tiles: [usize; 2],
+    /// Input channels, padded to whole lanes.
+    pub depth: usize,
+    /// Tiles that a thread transforms before it multiplies.
+    pub strip: usize,
+    /// Transformed: `[block][point][depth / kr][nr][kr]`.
+    pub weights: Vec<i16>,
+    /// `[block][nr]`, zero-point correction included.
+    pub bias: Vec<i32>,
+    /// `[block][nr]`.
+    pub mult: Vec<f32>,
+    /// Requantization.
+    pub requant: Requant,
+}
+
+impl Winograd {
+    /// What each thread needs for transformed inputs and products.
+    pub fn scratch_bytes(&self) -> usize {
+        POINTS * (2 * self.strip * self.depth + 4 * self.kernel.mr * self.kernel.nr)
+    }
+}
+
 /// What a fully connected layer makes.
 #[derive(Debug)]
 pub enum GemmOutput {
@@ -112,6 +149,8 @@ pub enum Step {
     },
     /// Convolution.
     Conv(Box<Conv>),
+    /// 3×3 convolution with fewer multiplications.
+    Winograd(Box<Winograd>),
     /// Fully connected.
     Gemm {
         /// Input, without halo.
@@ -187,6 +226,7 @@ impl Step {
     pub fn dst(&self) -> Option<&Buffer> {
         match self {
             Step::Conv(c) => Some(&c.dst),
+            Step::Winograd(c) => Some(&c.dst),
             Step::Quantize { dst, .. }
             | Step::MaxPool { dst, .. }
             | Step::AveragePool { dst, .. }
@@ -239,6 +279,8 @@ pub struct Program {
     pub info: Vec<StepInfo>,
     /// Size of the arena, slack included.
     pub arena_bytes: usize,
+    /// Scratch of each thread.
+    pub scratch_bytes: usize,
     /// Float inputs.
     pub sources: Vec<Port>,
     /// Float outputs.
