@@ -1,0 +1,187 @@
+//! SDOT by lane. A pass holds 7 pixels × 8 channels in 14 accumulators, beside 16 input bytes of each pixel and
+//! four steps of weights: 56 SDOT for 15 loads. 7 divides every layer width of a ResNet at 224 pixels.
+
+use super::epilogue::{Epilogue, NR};
+use crate::kernels::{ConvKernel, Domain, MAX_MR, Run, SimdLevel, TileArgs};
+use std::arch::{aarch64::*, asm};
+use std::mem::offset_of;
+
+/// Pixels per pass.
+const PASS: usize = 7;
+/// Pixels per call: two passes share its set-up and the weights in cache.
+const MR: usize = 2 * PASS;
+
+/// For Cortex-A76, A78AE, A55 and newer.
+pub const DOTPROD: ConvKernel = ConvKernel {
+    name: "dotprod-conv-14x8c4",
+    isa: "dotprod",
+    level: SimdLevel::Baseline,
+    domain: Domain::S8,
+    mr: MR,
+    nr: NR,
+    kr: 4,
+    supported: || std::arch::is_aarch64_feature_detected!("dotprod"),
+    run: dotprod_tile,
+};
+
+/// # Safety
+/// See [`ConvKernel::run`].
+#[target_feature(enable = "dotprod")]
+unsafe fn dotprod_tile(t: &TileArgs<'_>) {
+    const { assert!(MR <= MAX_MR) };
+    debug_assert_eq!(t.weights.len(), t.runs.iter().map(|r| r.steps).sum::<usize>() * NR * 4);
+    // SAFETY: the contract is the same; entries of rows from m to MR are readable.
+    unsafe {
+        let epilogue = Epilogue::new(t);
+        for first in (0..t.m).step_by(PASS) {
+            let acc = accumulate(t, first);
+            let store = |i: usize| epilogue.store(t, first + i, [acc[0][i], acc[1][i]]);
+            if first + PASS <= t.m {
+                // Constant indices keep the accumulators in registers.
+                (store(0), store(1), store(2), store(3), store(4), store(5), store(6));
+            } else {
+                (0..t.m - first).for_each(store);
+            }
+        }
+    }
+}
+
+/// One accumulator: `acc += w · x[lane]`, four channels by four bytes.
+macro_rules! dot {
+    ($acc:literal, $w:literal, $x:literal, $lane:literal) => {
+        concat!("sdot v", $acc, ".4s, v", $w, ".16b, v", $x, ".4b[", $lane, "]\n")
+    };
+}
+
+/// Seven pixels × eight channels × four bytes; `$load` follows the last use of each pixel's register.
+macro_rules! step {
+    ($w0:literal, $w1:literal, $lane:literal, $load:ident) => {
+        concat!(
+            dot!(0, $w0, 14, $lane), dot!(7, $w1, 14, $lane), $load!(14, "p0"),
+            dot!(1, $w0, 15, $lane), dot!(8, $w1, 15, $lane), $load!(15, "p1"),
+            dot!(2, $w0, 16, $lane), dot!(9, $w1, 16, $lane), $load!(16, "p2"),
+            dot!(3, $w0, 17, $lane), dot!(10, $w1, 17, $lane), $load!(17, "p3"),
+            dot!(4, $w0, 18, $lane), dot!(11, $w1, 18, $lane), $load!(18, "p4"),
+            dot!(5, $w0, 19, $lane), dot!(12, $w1, 19, $lane), $load!(19, "p5"),
+            dot!(6, $w0, 20, $lane), dot!(13, $w1, 20, $lane), $load!(20, "p6"),
+        )
+    };
+}
+
+macro_rules! none {
+    ($x:literal, $p:literal) => {
+        ""
+    };
+}
+
+macro_rules! load16 {
+    ($x:literal, $p:literal) => {
+        concat!("ldr q", $x, ", [{", $p, "}], #16\n")
+    };
+}
+
+macro_rules! load4 {
+    ($x:literal, $p:literal) => {
+        concat!("ldr s", $x, ", [{", $p, "}], #4\n")
+    };
+}
+
+/// `$load` for all seven pixels.
+macro_rules! pixels {
+    ($load:ident) => {
+        concat!($load!(14, "p0"), $load!(15, "p1"), $load!(16, "p2"), $load!(17, "p3"), $load!(18, "p4"), $load!(19, "p5"), $load!(20, "p6"))
+    };
+}
+
+/// Bias plus all products of pixels `first..first + PASS`: `[channels / 4][pixel]`.
+///
+/// # Safety
+/// See [`ConvKernel::run`].
+#[inline]
+#[target_feature(enable = "dotprod")]
+unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; PASS]; 2] {
+    // SAFETY: per-channel slices hold NR entries.
+    let (b0, b1) = unsafe { (vld1q_s32(t.bias.as_ptr()), vld1q_s32(t.bias.as_ptr().add(4))) };
+    let mut acc = [[b0; PASS], [b1; PASS]];
+    let [[a0, a1, a2, a3, a4, a5, a6], [a7, a8, a9, a10, a11, a12, a13]] = &mut acc;
+    if t.runs.is_empty() {
+        return acc;
+    }
+    let runs = t.runs.as_ptr_range();
+    // SAFETY: reads rows over their runs (whole steps) and weights of all steps, no byte more; writes nothing.
+    // Loads run one block of four steps ahead of the products, except in the last block of a run.
+    unsafe {
+        asm!(
+            "2:",
+            "ldr {off}, [{run}, #{OFFSET}]",
+            "ldr {n}, [{run}, #{STEPS}]",
+            "add {run}, {run}, #{SIZE}",
+            "ldp {p0}, {p1}, [{rows}]",
+            "ldp {p2}, {p3}, [{rows}, #16]",
+            "ldp {p4}, {p5}, [{rows}, #32]",
+            "ldr {p6}, [{rows}, #48]",
+            "add {p0}, {p0}, {off}",
+            "add {p1}, {p1}, {off}",
+            "add {p2}, {p2}, {off}",
+            "add {p3}, {p3}, {off}",
+            "add {p4}, {p4}, {off}",
+            "add {p5}, {p5}, {off}",
+            "add {p6}, {p6}, {off}",
+            "and {off}, {n}, #3",
+            "lsr {n}, {n}, #2",
+            "cbz {n}, 5f",
+            pixels!(load16),
+            "ldp q21, q22, [{w}]",
+            "ldp q23, q24, [{w}, #32]",
+            "ldp q25, q26, [{w}, #64]",
+            "ldp q27, q28, [{w}, #96]",
+            "add {w}, {w}, #128",
+            "subs {n}, {n}, #1",
+            "b.eq 4f",
+            "3:",
+            step!(21, 22, 0, none),
+            "ldp q21, q22, [{w}]",
+            step!(23, 24, 1, none),
+            "ldp q23, q24, [{w}, #32]",
+            step!(25, 26, 2, none),
+            "ldp q25, q26, [{w}, #64]",
+            step!(27, 28, 3, load16),
+            "ldp q27, q28, [{w}, #96]",
+            "add {w}, {w}, #128",
+            "subs {n}, {n}, #1",
+            "b.ne 3b",
+            "4:",
+            step!(21, 22, 0, none),
+            step!(23, 24, 1, none),
+            step!(25, 26, 2, none),
+            step!(27, 28, 3, none),
+            "5:",
+            "cbz {off}, 7f",
+            "6:",
+            pixels!(load4),
+            "ldp q21, q22, [{w}], #32",
+            step!(21, 22, 0, none),
+            "subs {off}, {off}, #1",
+            "b.ne 6b",
+            "7:",
+            "cmp {run}, {end}",
+            "b.ne 2b",
+            OFFSET = const offset_of!(Run, offset),
+            STEPS = const offset_of!(Run, steps),
+            SIZE = const size_of::<Run>(),
+            rows = in(reg) t.rows.as_ptr().add(first),
+            run = inout(reg) runs.start => _,
+            end = in(reg) runs.end,
+            w = inout(reg) t.weights.as_ptr() => _,
+            n = out(reg) _,
+            off = out(reg) _,
+            p0 = out(reg) _, p1 = out(reg) _, p2 = out(reg) _, p3 = out(reg) _, p4 = out(reg) _, p5 = out(reg) _, p6 = out(reg) _,
+            inout("v0") *a0, inout("v1") *a1, inout("v2") *a2, inout("v3") *a3, inout("v4") *a4, inout("v5") *a5, inout("v6") *a6,
+            inout("v7") *a7, inout("v8") *a8, inout("v9") *a9, inout("v10") *a10, inout("v11") *a11, inout("v12") *a12, inout("v13") *a13,
+            out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _,
+            out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _,
+            options(nostack, readonly),
+        );
+    }
+    acc
+}
