@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Measures the latency of a model on a fixed input, preprocessing not included.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  edge-infer bench --model r18q.onnx --threads 1\n  edge-infer bench --model r18q.onnx --runs 200 --layers --json")]
+#[command(
+    after_help = "Examples:\n  edge-infer bench --model r18q.onnx --threads 1\n  edge-infer bench --model r18q.onnx --runs 200 --layers --json"
+)]
 pub struct BenchArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
@@ -80,7 +82,11 @@ pub fn run(args: &BenchArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut times = Vec::new();
     for _ in 0..args.runs {
         let start = Instant::now();
-        if args.layers { model.run_profiled(&input, &mut times)? } else { model.run(&input)? };
+        if args.layers {
+            model.run_profiled(&input, &mut times)?
+        } else {
+            model.run(&input)?
+        };
         samples.push(ms(start.elapsed()));
         steps.resize_with(times.len(), Vec::new);
         steps.iter_mut().zip(&times).for_each(|(step, &t)| step.push(ms(t)));

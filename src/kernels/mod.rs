@@ -188,7 +188,11 @@ pub fn registry() -> &'static [ConvKernel] {
         #[cfg(target_arch = "x86_64")]
         x86::AVX2,
         #[cfg(target_arch = "aarch64")]
+        aarch64::I8MM,
+        #[cfg(target_arch = "aarch64")]
         aarch64::DOTPROD,
+        #[cfg(target_arch = "aarch64")]
+        aarch64::NEON,
         portable::PORTABLE,
         reference::SCALAR,
     ];

@@ -26,7 +26,7 @@ pub const DOTPROD: ConvKernel = ConvKernel {
 
 /// # Safety
 /// See [`ConvKernel::run`].
-#[target_feature(enable = "dotprod")]
+#[target_feature(enable = "neon,dotprod")]
 unsafe fn dotprod_tile(t: &TileArgs<'_>) {
     const { assert!(MR <= MAX_MR) };
     debug_assert_eq!(t.weights.len(), t.runs.iter().map(|r| r.steps).sum::<usize>() * NR * 4);
@@ -34,14 +34,7 @@ unsafe fn dotprod_tile(t: &TileArgs<'_>) {
     unsafe {
         let epilogue = Epilogue::new(t);
         for first in (0..t.m).step_by(PASS) {
-            let acc = accumulate(t, first);
-            let store = |i: usize| epilogue.store(t, first + i, [acc[0][i], acc[1][i]]);
-            if first + PASS <= t.m {
-                // Constant indices keep the accumulators in registers.
-                (store(0), store(1), store(2), store(3), store(4), store(5), store(6));
-            } else {
-                (0..t.m - first).for_each(store);
-            }
+            epilogue.store_pass(t, first, accumulate(t, first));
         }
     }
 }
@@ -53,17 +46,24 @@ macro_rules! dot {
     };
 }
 
-/// Seven pixels × eight channels × four bytes; `$load` follows the last use of each pixel's register.
+/// One pixel × eight channels × four bytes; `$load` follows the last use of the pixel's register.
+macro_rules! pixel {
+    ($lo:literal, $hi:literal, $x:literal, $p:literal, $w0:literal, $w1:literal, $lane:literal, $load:ident) => {
+        concat!(dot!($lo, $w0, $x, $lane), dot!($hi, $w1, $x, $lane), $load!($x, $p))
+    };
+}
+
+/// Seven pixels.
 macro_rules! step {
     ($w0:literal, $w1:literal, $lane:literal, $load:ident) => {
         concat!(
-            dot!(0, $w0, 14, $lane), dot!(7, $w1, 14, $lane), $load!(14, "p0"),
-            dot!(1, $w0, 15, $lane), dot!(8, $w1, 15, $lane), $load!(15, "p1"),
-            dot!(2, $w0, 16, $lane), dot!(9, $w1, 16, $lane), $load!(16, "p2"),
-            dot!(3, $w0, 17, $lane), dot!(10, $w1, 17, $lane), $load!(17, "p3"),
-            dot!(4, $w0, 18, $lane), dot!(11, $w1, 18, $lane), $load!(18, "p4"),
-            dot!(5, $w0, 19, $lane), dot!(12, $w1, 19, $lane), $load!(19, "p5"),
-            dot!(6, $w0, 20, $lane), dot!(13, $w1, 20, $lane), $load!(20, "p6"),
+            pixel!(0, 7, 14, "p0", $w0, $w1, $lane, $load),
+            pixel!(1, 8, 15, "p1", $w0, $w1, $lane, $load),
+            pixel!(2, 9, 16, "p2", $w0, $w1, $lane, $load),
+            pixel!(3, 10, 17, "p3", $w0, $w1, $lane, $load),
+            pixel!(4, 11, 18, "p4", $w0, $w1, $lane, $load),
+            pixel!(5, 12, 19, "p5", $w0, $w1, $lane, $load),
+            pixel!(6, 13, 20, "p6", $w0, $w1, $lane, $load),
         )
     };
 }
@@ -89,21 +89,29 @@ macro_rules! load4 {
 /// `$load` for all seven pixels.
 macro_rules! pixels {
     ($load:ident) => {
-        concat!($load!(14, "p0"), $load!(15, "p1"), $load!(16, "p2"), $load!(17, "p3"), $load!(18, "p4"), $load!(19, "p5"), $load!(20, "p6"))
+        concat!(
+            $load!(14, "p0"),
+            $load!(15, "p1"),
+            $load!(16, "p2"),
+            $load!(17, "p3"),
+            $load!(18, "p4"),
+            $load!(19, "p5"),
+            $load!(20, "p6")
+        )
     };
 }
 
-/// Bias plus all products of pixels `first..first + PASS`: `[channels / 4][pixel]`.
+/// Bias plus all products of pixels `first..first + PASS`: `[pixel][channels / 4]`.
 ///
 /// # Safety
 /// See [`ConvKernel::run`].
 #[inline]
-#[target_feature(enable = "dotprod")]
-unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; PASS]; 2] {
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
     // SAFETY: per-channel slices hold NR entries.
     let (b0, b1) = unsafe { (vld1q_s32(t.bias.as_ptr()), vld1q_s32(t.bias.as_ptr().add(4))) };
-    let mut acc = [[b0; PASS], [b1; PASS]];
-    let [[a0, a1, a2, a3, a4, a5, a6], [a7, a8, a9, a10, a11, a12, a13]] = &mut acc;
+    let mut acc = [[b0, b1]; PASS];
+    let [[a0, a7], [a1, a8], [a2, a9], [a3, a10], [a4, a11], [a5, a12], [a6, a13]] = &mut acc;
     if t.runs.is_empty() {
         return acc;
     }
@@ -131,22 +139,30 @@ unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; PASS]; 2] {
             "lsr {n}, {n}, #2",
             "cbz {n}, 5f",
             pixels!(load16),
-            "ldp q21, q22, [{w}]",
-            "ldp q23, q24, [{w}, #32]",
-            "ldp q25, q26, [{w}, #64]",
-            "ldp q27, q28, [{w}, #96]",
+            "ldr q21, [{w}]",
+            "ldr q22, [{w}, #16]",
+            "ldr q23, [{w}, #32]",
+            "ldr q24, [{w}, #48]",
+            "ldr q25, [{w}, #64]",
+            "ldr q26, [{w}, #80]",
+            "ldr q27, [{w}, #96]",
+            "ldr q28, [{w}, #112]",
             "add {w}, {w}, #128",
             "subs {n}, {n}, #1",
             "b.eq 4f",
             "3:",
             step!(21, 22, 0, none),
-            "ldp q21, q22, [{w}]",
+            "ldr q21, [{w}]",
+            "ldr q22, [{w}, #16]",
             step!(23, 24, 1, none),
-            "ldp q23, q24, [{w}, #32]",
+            "ldr q23, [{w}, #32]",
+            "ldr q24, [{w}, #48]",
             step!(25, 26, 2, none),
-            "ldp q25, q26, [{w}, #64]",
+            "ldr q25, [{w}, #64]",
+            "ldr q26, [{w}, #80]",
             step!(27, 28, 3, load16),
-            "ldp q27, q28, [{w}, #96]",
+            "ldr q27, [{w}, #96]",
+            "ldr q28, [{w}, #112]",
             "add {w}, {w}, #128",
             "subs {n}, {n}, #1",
             "b.ne 3b",

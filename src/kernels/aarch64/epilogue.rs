@@ -33,39 +33,78 @@ impl Epilogue {
         }
     }
 
-    /// Requantizes and stores the accumulators of pixel `i`, bias included.
+    /// Requantizes and stores pixels `first..first + P`, as far as the tile has them.
     ///
     /// # Safety
-    /// `i < t.m`, and [`ConvKernel::run`](crate::kernels::ConvKernel::run)'s contract.
+    /// `first < t.m`, and [`ConvKernel::run`](crate::kernels::ConvKernel::run)'s contract.
     #[inline(always)]
-    pub unsafe fn store(&self, t: &TileArgs<'_>, i: usize, acc: [int32x4_t; 2]) {
-        // SAFETY: out[i] is writable and residual[i] readable for n bytes; whole vectors are used where n = NR only.
+    pub unsafe fn store_pass<const P: usize>(&self, t: &TileArgs<'_>, first: usize, acc: [[int32x4_t; 2]; P]) {
+        // SAFETY: only pixels below t.m and channels below t.n are touched.
         unsafe {
-            let mut v = [vmulq_f32(vcvtq_f32_s32(acc[0]), self.mult[0]), vmulq_f32(vcvtq_f32_s32(acc[1]), self.mult[1])];
-            if let Some((zero_point, mult)) = self.residual {
-                let bytes = if t.n == NR {
-                    vld1_s8(t.residual[i].cast())
-                } else {
-                    let mut bytes = [0i8; NR];
-                    std::ptr::copy_nonoverlapping(t.residual[i].cast(), bytes.as_mut_ptr(), t.n);
-                    vld1_s8(bytes.as_ptr())
-                };
-                // Differences of bytes fit 16 bits.
-                let r = vsubq_s16(vmovl_s8(bytes), zero_point);
-                v[0] = vaddq_f32(v[0], vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(r))), mult));
-                v[1] = vaddq_f32(v[1], vmulq_f32(vcvtq_f32_s32(vmovl_high_s16(r)), mult));
+            if t.n == NR && first + P <= t.m {
+                // Straight lines, for this is where most tiles go.
+                match self.residual {
+                    None => acc.iter().enumerate().for_each(|(i, &acc)| vst1_s8(t.out[first + i].cast(), self.requantize(acc))),
+                    Some(params) => acc.iter().enumerate().for_each(|(i, &acc)| {
+                        let bytes = self.requantize_with(acc, vld1_s8(t.residual[first + i].cast()), params);
+                        vst1_s8(t.out[first + i].cast(), bytes);
+                    }),
+                }
+            } else {
+                self.store_tail(t, first, &acc);
             }
+        }
+    }
+
+    /// As [`Self::store_pass`], byte by byte at the edges.
+    ///
+    /// # Safety
+    /// As for [`Self::store_pass`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn store_tail(&self, t: &TileArgs<'_>, first: usize, acc: &[[int32x4_t; 2]]) {
+        for (i, &acc) in (first..t.m).zip(acc) {
+            let mut bytes = [0i8; NR];
+            // SAFETY: out[i] is writable and residual[i] readable for n ≤ NR bytes.
+            unsafe {
+                let q = match self.residual {
+                    None => self.requantize(acc),
+                    Some(params) => {
+                        std::ptr::copy_nonoverlapping(t.residual[i].cast(), bytes.as_mut_ptr(), t.n);
+                        self.requantize_with(acc, vld1_s8(bytes.as_ptr()), params)
+                    }
+                };
+                vst1_s8(bytes.as_mut_ptr(), q);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), t.out[i], t.n);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn requantize(&self, acc: [int32x4_t; 2]) -> int8x8_t {
+        // SAFETY: NEON is part of every AArch64 target.
+        unsafe { self.quantize([vmulq_f32(vcvtq_f32_s32(acc[0]), self.mult[0]), vmulq_f32(vcvtq_f32_s32(acc[1]), self.mult[1])]) }
+    }
+
+    #[inline(always)]
+    fn requantize_with(&self, acc: [int32x4_t; 2], residual: int8x8_t, (zero_point, mult): (int16x8_t, float32x4_t)) -> int8x8_t {
+        // SAFETY: NEON is part of every AArch64 target.
+        unsafe {
+            // Differences of bytes fit 16 bits.
+            let r = vsubq_s16(vmovl_s8(residual), zero_point);
+            let r = [vmovl_s16(vget_low_s16(r)), vmovl_high_s16(r)].map(|r| vmulq_f32(vcvtq_f32_s32(r), mult));
+            let v = [vmulq_f32(vcvtq_f32_s32(acc[0]), self.mult[0]), vmulq_f32(vcvtq_f32_s32(acc[1]), self.mult[1])];
+            self.quantize([vaddq_f32(v[0], r[0]), vaddq_f32(v[1], r[1])])
+        }
+    }
+
+    #[inline(always)]
+    fn quantize(&self, v: [float32x4_t; 2]) -> int8x8_t {
+        // SAFETY: NEON is part of every AArch64 target.
+        unsafe {
             // Clamped to ±255: narrowing is exact, and so is adding the zero point afterwards.
             let q = v.map(|v| vcvtnq_s32_f32(vminnmq_f32(vmaxnmq_f32(v, self.lo), self.hi)));
-            let q = vaddq_s16(vmovn_high_s32(vmovn_s32(q[0]), q[1]), self.zero_point);
-            let bytes = vmovn_s16(q);
-            if t.n == NR {
-                vst1_s8(t.out[i].cast(), bytes);
-            } else {
-                let mut tail = [0i8; NR];
-                vst1_s8(tail.as_mut_ptr(), bytes);
-                std::ptr::copy_nonoverlapping(tail.as_ptr().cast(), t.out[i], t.n);
-            }
+            vmovn_s16(vaddq_s16(vmovn_high_s32(vmovn_s32(q[0]), q[1]), self.zero_point))
         }
     }
 }

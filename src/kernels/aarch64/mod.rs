@@ -3,5 +3,9 @@
 
 mod dotprod;
 mod epilogue;
+mod i8mm;
+mod neon;
 
 pub use dotprod::DOTPROD;
+pub use i8mm::I8MM;
+pub use neon::NEON;
