@@ -110,17 +110,15 @@ macro_rules! pixels {
 unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
     // SAFETY: per-channel slices hold NR entries.
     let (b0, b1) = unsafe { (vld1q_s32(t.bias.as_ptr()), vld1q_s32(t.bias.as_ptr().add(4))) };
-    let mut acc = [[b0, b1]; PASS];
-    let [[a0, a7], [a1, a8], [a2, a9], [a3, a10], [a4, a11], [a5, a12], [a6, a13]] = &mut acc;
-    if t.runs.is_empty() {
-        return acc;
-    }
+    let (a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13);
     let runs = t.runs.as_ptr_range();
     // SAFETY: reads rows over their runs (whole steps) and weights of all steps, no byte more; writes nothing.
     // Loads run one block of four steps ahead of the products, except in the last block of a run.
     unsafe {
         asm!(
             "2:",
+            "cmp {run}, {end}",
+            "b.eq 8f",
             "ldr {off}, [{run}, #{OFFSET}]",
             "ldr {n}, [{run}, #{STEPS}]",
             "add {run}, {run}, #{SIZE}",
@@ -172,16 +170,15 @@ unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
             step!(25, 26, 2, none),
             step!(27, 28, 3, none),
             "5:",
-            "cbz {off}, 7f",
+            "cbz {off}, 2b",
             "6:",
             pixels!(load4),
             "ldp q21, q22, [{w}], #32",
             step!(21, 22, 0, none),
             "subs {off}, {off}, #1",
             "b.ne 6b",
-            "7:",
-            "cmp {run}, {end}",
-            "b.ne 2b",
+            "b 2b",
+            "8:",
             OFFSET = const offset_of!(Run, offset),
             STEPS = const offset_of!(Run, steps),
             SIZE = const size_of::<Run>(),
@@ -192,12 +189,12 @@ unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
             n = out(reg) _,
             off = out(reg) _,
             p0 = out(reg) _, p1 = out(reg) _, p2 = out(reg) _, p3 = out(reg) _, p4 = out(reg) _, p5 = out(reg) _, p6 = out(reg) _,
-            inout("v0") *a0, inout("v1") *a1, inout("v2") *a2, inout("v3") *a3, inout("v4") *a4, inout("v5") *a5, inout("v6") *a6,
-            inout("v7") *a7, inout("v8") *a8, inout("v9") *a9, inout("v10") *a10, inout("v11") *a11, inout("v12") *a12, inout("v13") *a13,
+            inout("v0") b0 => a0, inout("v1") b0 => a1, inout("v2") b0 => a2, inout("v3") b0 => a3, inout("v4") b0 => a4, inout("v5") b0 => a5, inout("v6") b0 => a6,
+            inout("v7") b1 => a7, inout("v8") b1 => a8, inout("v9") b1 => a9, inout("v10") b1 => a10, inout("v11") b1 => a11, inout("v12") b1 => a12, inout("v13") b1 => a13,
             out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _,
             out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _,
             options(nostack, readonly),
         );
     }
-    acc
+    [[a0, a7], [a1, a8], [a2, a9], [a3, a10], [a4, a11], [a5, a12], [a6, a13]]
 }

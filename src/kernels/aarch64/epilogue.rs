@@ -42,15 +42,24 @@ impl Epilogue {
         // SAFETY: only pixels below t.m and channels below t.n are touched.
         unsafe {
             if t.n == NR && first + P <= t.m {
-                // Straight lines, for this is where most tiles go.
+                // Straight lines, without bounds checks: this is where most tiles go.
+                let out = t.out.as_ptr().add(first);
                 match self.residual {
-                    None => acc.iter().enumerate().for_each(|(i, &acc)| vst1_s8(t.out[first + i].cast(), self.requantize(acc))),
-                    Some(params) => acc.iter().enumerate().for_each(|(i, &acc)| {
-                        let bytes = self.requantize_with(acc, vld1_s8(t.residual[first + i].cast()), params);
-                        vst1_s8(t.out[first + i].cast(), bytes);
-                    }),
+                    None => {
+                        for (i, &acc) in acc.iter().enumerate() {
+                            vst1_s8((*out.add(i)).cast(), self.requantize(acc));
+                        }
+                    }
+                    Some(params) => {
+                        let residual = t.residual.as_ptr().add(first);
+                        for (i, &acc) in acc.iter().enumerate() {
+                            vst1_s8((*out.add(i)).cast(), self.requantize_with(acc, vld1_s8((*residual.add(i)).cast()), params));
+                        }
+                    }
                 }
             } else {
+                // A copy, so that the other path keeps its accumulators in registers.
+                let acc = acc;
                 self.store_tail(t, first, &acc);
             }
         }

@@ -82,8 +82,7 @@ macro_rules! products {
 #[target_feature(enable = "neon,i8mm")]
 unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
     let zero = vdupq_n_s32(0);
-    let mut acc = [[zero; 4]; 4];
-    let [[a0, a1, a2, a3], [a4, a5, a6, a7], [a8, a9, a10, a11], [a12, a13, a14, a15]] = &mut acc;
+    let (a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15);
     let runs = t.runs.as_ptr_range();
     // SAFETY: reads rows over their runs (whole steps) and weights of all steps, no byte more; writes nothing.
     unsafe {
@@ -133,23 +132,25 @@ unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
             n = out(reg) _,
             off = out(reg) _,
             p0 = out(reg) _, p1 = out(reg) _, p2 = out(reg) _, p3 = out(reg) _, p4 = out(reg) _, p5 = out(reg) _, p6 = out(reg) _, p7 = out(reg) _,
-            inout("v0") *a0, inout("v1") *a1, inout("v2") *a2, inout("v3") *a3, inout("v4") *a4, inout("v5") *a5, inout("v6") *a6,
-            inout("v7") *a7, inout("v8") *a8, inout("v9") *a9, inout("v10") *a10, inout("v11") *a11, inout("v12") *a12, inout("v13") *a13,
-            inout("v14") *a14, inout("v15") *a15,
+            inout("v0") zero => a0, inout("v1") zero => a1, inout("v2") zero => a2, inout("v3") zero => a3, inout("v4") zero => a4, inout("v5") zero => a5, inout("v6") zero => a6,
+            inout("v7") zero => a7, inout("v8") zero => a8, inout("v9") zero => a9, inout("v10") zero => a10, inout("v11") zero => a11, inout("v12") zero => a12, inout("v13") zero => a13,
+            inout("v14") zero => a14, inout("v15") zero => a15,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
             options(nostack, readonly),
         );
     }
     // SAFETY: per-channel slices hold NR entries.
     let bias = unsafe { [vld1q_s32(t.bias.as_ptr()), vld1q_s32(t.bias.as_ptr().add(4))] };
-    let mut out = [bias; PASS];
-    for (pair, acc) in acc.iter().enumerate() {
-        for half in 0..2 {
-            // An accumulator holds two channels of one pixel, then of the other.
-            let (a, b) = (vreinterpretq_s64_s32(acc[2 * half]), vreinterpretq_s64_s32(acc[2 * half + 1]));
-            out[2 * pair][half] = vaddq_s32(bias[half], vreinterpretq_s32_s64(vzip1q_s64(a, b)));
-            out[2 * pair + 1][half] = vaddq_s32(bias[half], vreinterpretq_s32_s64(vzip2q_s64(a, b)));
-        }
-    }
-    out
+    // An accumulator holds two channels of one pixel, then of the other.
+    let split = |a, b, bias| {
+        let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
+        [vzip1q_s64(a, b), vzip2q_s64(a, b)].map(|v| vaddq_s32(bias, vreinterpretq_s32_s64(v)))
+    };
+    let pixels = |[a, b, c, d]: [int32x4_t; 4]| {
+        let (lo, hi) = (split(a, b, bias[0]), split(c, d, bias[1]));
+        [[lo[0], hi[0]], [lo[1], hi[1]]]
+    };
+    let ([p0, p1], [p2, p3]) = (pixels([a0, a1, a2, a3]), pixels([a4, a5, a6, a7]));
+    let ([p4, p5], [p6, p7]) = (pixels([a8, a9, a10, a11]), pixels([a12, a13, a14, a15]));
+    [p0, p1, p2, p3, p4, p5, p6, p7]
 }

@@ -41,9 +41,10 @@ unsafe fn neon_tile(t: &TileArgs<'_>) {
         for first in (0..t.m).step_by(PASS) {
             let lanes = if pairs_fit { accumulate(t, first) } else { accumulate_wide(t, first) };
             let bias = [vld1q_s32(t.bias.as_ptr()), vld1q_s32(t.bias.as_ptr().add(4))];
-            let sum = |l: &[int32x4_t]| vpaddq_s32(vpaddq_s32(l[0], l[1]), vpaddq_s32(l[2], l[3]));
-            let acc = lanes.map(|l| [vaddq_s32(bias[0], sum(&l[..4])), vaddq_s32(bias[1], sum(&l[4..]))]);
-            epilogue.store_pass(t, first, acc);
+            let sum = |a, b, c, d| vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+            let sums =
+                |[a, b, c, d, e, f, g, h]: [int32x4_t; NR]| [vaddq_s32(bias[0], sum(a, b, c, d)), vaddq_s32(bias[1], sum(e, f, g, h))];
+            epilogue.store_pass(t, first, lanes.map(sums));
         }
     }
 }
@@ -189,8 +190,7 @@ macro_rules! single {
 unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; NR]; PASS] {
     // SAFETY: NEON is part of every AArch64 target.
     let zero = unsafe { vdupq_n_s32(0) };
-    let mut acc = [[zero; NR]; PASS];
-    let [[a0, a1, a2, a3, a4, a5, a6, a7], [a8, a9, a10, a11, a12, a13, a14, a15]] = &mut acc;
+    let (a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15);
     let runs = t.runs.as_ptr_range();
     // SAFETY: reads rows over their runs (whole steps) and weights of all steps, no byte more (in the last block of a
     // run the increments are zero, so that loads ahead repeat it); writes nothing.
@@ -261,13 +261,13 @@ unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; NR]; PASS] 
             off = out(reg) _,
             odd = out(reg) _,
             p0 = out(reg) _, p1 = out(reg) _,
-            inout("v0") *a0, inout("v1") *a1, inout("v2") *a2, inout("v3") *a3, inout("v4") *a4, inout("v5") *a5, inout("v6") *a6,
-            inout("v7") *a7, inout("v8") *a8, inout("v9") *a9, inout("v10") *a10, inout("v11") *a11, inout("v12") *a12, inout("v13") *a13,
-            inout("v14") *a14, inout("v15") *a15,
+            inout("v0") zero => a0, inout("v1") zero => a1, inout("v2") zero => a2, inout("v3") zero => a3, inout("v4") zero => a4, inout("v5") zero => a5, inout("v6") zero => a6,
+            inout("v7") zero => a7, inout("v8") zero => a8, inout("v9") zero => a9, inout("v10") zero => a10, inout("v11") zero => a11, inout("v12") zero => a12, inout("v13") zero => a13,
+            inout("v14") zero => a14, inout("v15") zero => a15,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
             out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
             options(nostack, readonly),
         );
     }
-    acc
+    [[a0, a1, a2, a3, a4, a5, a6, a7], [a8, a9, a10, a11, a12, a13, a14, a15]]
 }
