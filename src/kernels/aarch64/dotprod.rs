@@ -46,57 +46,53 @@ macro_rules! dot {
     };
 }
 
-/// One pixel × eight channels × four bytes; `$load` follows the last use of the pixel's register.
-macro_rules! pixel {
-    ($lo:literal, $hi:literal, $x:literal, $p:literal, $w0:literal, $w1:literal, $lane:literal, $load:ident) => {
-        concat!(dot!($lo, $w0, $x, $lane), dot!($hi, $w1, $x, $lane), $load!($x, $p))
-    };
-}
-
-/// Seven pixels.
+/// Seven pixels × eight channels × four bytes.
 macro_rules! step {
-    ($w0:literal, $w1:literal, $lane:literal, $load:ident) => {
+    ($w0:literal, $w1:literal, $lane:literal) => {
         concat!(
-            pixel!(0, 7, 14, "p0", $w0, $w1, $lane, $load),
-            pixel!(1, 8, 15, "p1", $w0, $w1, $lane, $load),
-            pixel!(2, 9, 16, "p2", $w0, $w1, $lane, $load),
-            pixel!(3, 10, 17, "p3", $w0, $w1, $lane, $load),
-            pixel!(4, 11, 18, "p4", $w0, $w1, $lane, $load),
-            pixel!(5, 12, 19, "p5", $w0, $w1, $lane, $load),
-            pixel!(6, 13, 20, "p6", $w0, $w1, $lane, $load),
+            dot!(0, $w0, 14, $lane),
+            dot!(7, $w1, 14, $lane),
+            dot!(1, $w0, 15, $lane),
+            dot!(8, $w1, 15, $lane),
+            dot!(2, $w0, 16, $lane),
+            dot!(9, $w1, 16, $lane),
+            dot!(3, $w0, 17, $lane),
+            dot!(10, $w1, 17, $lane),
+            dot!(4, $w0, 18, $lane),
+            dot!(11, $w1, 18, $lane),
+            dot!(5, $w0, 19, $lane),
+            dot!(12, $w1, 19, $lane),
+            dot!(6, $w0, 20, $lane),
+            dot!(13, $w1, 20, $lane),
         )
     };
 }
 
-macro_rules! none {
-    ($x:literal, $p:literal) => {
-        ""
-    };
-}
-
-macro_rules! load16 {
-    ($x:literal, $p:literal) => {
-        concat!("ldr q", $x, ", [{", $p, "}], #16\n")
-    };
-}
-
-macro_rules! load4 {
-    ($x:literal, $p:literal) => {
-        concat!("ldr s", $x, ", [{", $p, "}], #4\n")
-    };
-}
-
-/// `$load` for all seven pixels.
+/// The next bytes of seven pixels, into registers of `$width`.
 macro_rules! pixels {
-    ($load:ident) => {
+    ($width:literal) => {
         concat!(
-            $load!(14, "p0"),
-            $load!(15, "p1"),
-            $load!(16, "p2"),
-            $load!(17, "p3"),
-            $load!(18, "p4"),
-            $load!(19, "p5"),
-            $load!(20, "p6")
+            "ldr ",
+            $width,
+            "14, [{p0}, {x}]\n",
+            "ldr ",
+            $width,
+            "15, [{p1}, {x}]\n",
+            "ldr ",
+            $width,
+            "16, [{p2}, {x}]\n",
+            "ldr ",
+            $width,
+            "17, [{p3}, {x}]\n",
+            "ldr ",
+            $width,
+            "18, [{p4}, {x}]\n",
+            "ldr ",
+            $width,
+            "19, [{p5}, {x}]\n",
+            "ldr ",
+            $width,
+            "20, [{p6}, {x}]\n",
         )
     };
 }
@@ -113,82 +109,62 @@ unsafe fn accumulate(t: &TileArgs<'_>, first: usize) -> [[int32x4_t; 2]; PASS] {
     let (a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13);
     let runs = t.runs.as_ptr_range();
     // SAFETY: reads rows over their runs (whole steps) and weights of all steps, no byte more; writes nothing.
-    // Loads run one block of four steps ahead of the products, except in the last block of a run.
+    // Loads stand together: in-order cores pay once for turning from products to loads, the others run ahead anyway.
     unsafe {
         asm!(
+            "ldp {p0}, {p1}, [{p6}]",
+            "ldp {p2}, {p3}, [{p6}, #16]",
+            "ldp {p4}, {p5}, [{p6}, #32]",
+            "ldr {p6}, [{p6}, #48]",
             "2:",
             "cmp {run}, {end}",
-            "b.eq 8f",
-            "ldr {off}, [{run}, #{OFFSET}]",
+            "b.eq 6f",
+            "ldr {x}, [{run}, #{OFFSET}]",
             "ldr {n}, [{run}, #{STEPS}]",
             "add {run}, {run}, #{SIZE}",
-            "ldp {p0}, {p1}, [{rows}]",
-            "ldp {p2}, {p3}, [{rows}, #16]",
-            "ldp {p4}, {p5}, [{rows}, #32]",
-            "ldr {p6}, [{rows}, #48]",
-            "add {p0}, {p0}, {off}",
-            "add {p1}, {p1}, {off}",
-            "add {p2}, {p2}, {off}",
-            "add {p3}, {p3}, {off}",
-            "add {p4}, {p4}, {off}",
-            "add {p5}, {p5}, {off}",
-            "add {p6}, {p6}, {off}",
-            "and {off}, {n}, #3",
-            "lsr {n}, {n}, #2",
-            "cbz {n}, 5f",
-            pixels!(load16),
-            "ldr q21, [{w}]",
-            "ldr q22, [{w}, #16]",
-            "ldr q23, [{w}, #32]",
-            "ldr q24, [{w}, #48]",
-            "ldr q25, [{w}, #64]",
-            "ldr q26, [{w}, #80]",
-            "ldr q27, [{w}, #96]",
-            "ldr q28, [{w}, #112]",
-            "add {w}, {w}, #128",
-            "subs {n}, {n}, #1",
-            "b.eq 4f",
+            "subs {n}, {n}, #4",
+            "b.lo 4f",
             "3:",
-            step!(21, 22, 0, none),
+            pixels!("q"),
             "ldr q21, [{w}]",
             "ldr q22, [{w}, #16]",
-            step!(23, 24, 1, none),
             "ldr q23, [{w}, #32]",
             "ldr q24, [{w}, #48]",
-            step!(25, 26, 2, none),
             "ldr q25, [{w}, #64]",
             "ldr q26, [{w}, #80]",
-            step!(27, 28, 3, load16),
             "ldr q27, [{w}, #96]",
             "ldr q28, [{w}, #112]",
+            "add {x}, {x}, #16",
             "add {w}, {w}, #128",
-            "subs {n}, {n}, #1",
-            "b.ne 3b",
+            step!(21, 22, 0),
+            step!(23, 24, 1),
+            step!(25, 26, 2),
+            step!(27, 28, 3),
+            "subs {n}, {n}, #4",
+            "b.hs 3b",
             "4:",
-            step!(21, 22, 0, none),
-            step!(23, 24, 1, none),
-            step!(25, 26, 2, none),
-            step!(27, 28, 3, none),
+            "adds {n}, {n}, #4",
+            "b.eq 2b",
             "5:",
-            "cbz {off}, 2b",
-            "6:",
-            pixels!(load4),
-            "ldp q21, q22, [{w}], #32",
-            step!(21, 22, 0, none),
-            "subs {off}, {off}, #1",
-            "b.ne 6b",
+            pixels!("s"),
+            "ldr q21, [{w}]",
+            "ldr q22, [{w}, #16]",
+            "add {x}, {x}, #4",
+            "add {w}, {w}, #32",
+            step!(21, 22, 0),
+            "subs {n}, {n}, #1",
+            "b.ne 5b",
             "b 2b",
-            "8:",
+            "6:",
             OFFSET = const offset_of!(Run, offset),
             STEPS = const offset_of!(Run, steps),
             SIZE = const size_of::<Run>(),
-            rows = in(reg) t.rows.as_ptr().add(first),
             run = inout(reg) runs.start => _,
             end = in(reg) runs.end,
             w = inout(reg) t.weights.as_ptr() => _,
             n = out(reg) _,
-            off = out(reg) _,
-            p0 = out(reg) _, p1 = out(reg) _, p2 = out(reg) _, p3 = out(reg) _, p4 = out(reg) _, p5 = out(reg) _, p6 = out(reg) _,
+            x = out(reg) _,
+            p0 = out(reg) _, p1 = out(reg) _, p2 = out(reg) _, p3 = out(reg) _, p4 = out(reg) _, p5 = out(reg) _, p6 = inout(reg) t.rows.as_ptr().add(first) => _,
             inout("v0") b0 => a0, inout("v1") b0 => a1, inout("v2") b0 => a2, inout("v3") b0 => a3, inout("v4") b0 => a4, inout("v5") b0 => a5, inout("v6") b0 => a6,
             inout("v7") b1 => a7, inout("v8") b1 => a8, inout("v9") b1 => a9, inout("v10") b1 => a10, inout("v11") b1 => a11, inout("v12") b1 => a12, inout("v13") b1 => a13,
             out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _,
