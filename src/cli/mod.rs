@@ -1,5 +1,6 @@
 //! The command line. Results go to standard output, everything else to standard error.
 
+mod bench;
 mod classify;
 mod compare;
 mod inspect;
@@ -25,6 +26,7 @@ Examples:
   edge-infer --model r18q.onnx --image cat.jpg photos/      label pictures and folders of pictures
   edge-infer --model r18q.onnx --image cat.jpg --json       one JSON object per picture
   edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
+  edge-infer bench --model r18q.onnx --layers               latency, per layer too
   edge-infer compare r18.onnx r18q.onnx photos/             agreement and speed of two models
 
 Environment: EDGE_ISA chooses the kernels (scalar, portable, avx2, avx512vnni, …); by default the best the processor has.
@@ -41,6 +43,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
     Tensor(tensor::TensorArgs),
@@ -65,6 +68,7 @@ impl RunArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match (cli.command, cli.classify) {
+        (Some(Command::Bench(args)), _) => bench::run(&args, &cli.run),
         (Some(Command::Inspect(args)), _) => inspect::run(&args, &cli.run),
         (Some(Command::Compare(args)), _) => compare::run(&args, &cli.run),
         (Some(Command::Tensor(args)), _) => tensor::run(&args, &cli.run),

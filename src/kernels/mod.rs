@@ -22,6 +22,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod portable;
 pub mod reference;
 pub mod winograd;
@@ -189,6 +191,12 @@ pub fn registry() -> &'static [ConvKernel] {
         x86::VNNI256,
         #[cfg(target_arch = "x86_64")]
         x86::AVX2,
+        #[cfg(target_arch = "aarch64")]
+        aarch64::I8MM,
+        #[cfg(target_arch = "aarch64")]
+        aarch64::DOTPROD,
+        #[cfg(target_arch = "aarch64")]
+        aarch64::NEON,
         portable::PORTABLE,
         reference::SCALAR,
     ];
