@@ -164,7 +164,7 @@ def resnet(seed, width=8, classes=10, act="u8", bare=True):
                 x = n.quantize(n.conv(x, out, 1, strides=[2, 2]))
             x = n.quantize(n.node("Relu", [n.node("Add", [y, x])]))
     x = n.quantize(n.node("GlobalAveragePool", [x]))
-    return n, n.quantize(n.gemm(n.flatten(x), width * 8, classes), reach=1.0)
+    return n, n.quantize(n.gemm(n.again(n.flatten(x)), width * 8, classes), reach=1.0)
 
 
 def random_net(seed):

@@ -8,9 +8,12 @@ node by node in float. Made with onnx 1.23.2, onnxruntime 1.32.0 on x86-64 with 
 
 import pathlib
 import sys
+import tempfile
+import zlib
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -18,6 +21,7 @@ from qdq import Net, resnet, run  # noqa: E402
 
 P1 = [1, 1, 1, 1]
 CASES = {}
+SEED = 0  # of the case at hand: a new case leaves the others as they are
 
 
 def case(build):
@@ -27,26 +31,26 @@ def case(build):
 
 def one_conv(act="u8", channels=3, out=8, **kw):
     """x → Q/DQ → Conv → Q/DQ"""
-    n = Net(len(CASES), [1, channels, 13, 11], act)
+    n = Net(SEED, [1, channels, 13, 11], act)
     return n, n.quantize(n.conv(n.quantize("x"), out, **kw))
 
 
 def activation(op, act="u8", range=None, **kw):
-    n = Net(len(CASES), [1, 3, 9, 9], act)
+    n = Net(SEED, [1, 3, 9, 9], act)
     y = n.conv(n.quantize("x"), 8, pads=P1)
     bounds = [n.constant(np.float32(v), "bound") for v in kw.pop("bounds", [])]
     return n, n.quantize(n.node(op, [y, *bounds], **kw), range=range)
 
 
 def pool(op, act="u8", same=False, **kw):
-    n = Net(len(CASES), [1, 5, 12, 10], act)
+    n = Net(SEED, [1, 5, 12, 10], act)
     x = n.quantize("x")
     y = n.node(op, [x], **kw)
     return n, n.same(y, x) if same else n.quantize(y)
 
 
 def residual(act, bare, binary=False):
-    n = Net(len(CASES), [1, 6, 10, 10], act, binary)
+    n = Net(SEED, [1, 6, 10, 10], act, binary)
     x = n.quantize("x")
     y = n.conv(x, 6, pads=P1)
     y = y if bare else n.quantize(y)
@@ -91,27 +95,27 @@ def residual_ties(): return residual("u8", True, binary=True)
 
 @case
 def conv_ties():
-    n = Net(len(CASES), [1, 3, 12, 12], "s8", binary=True)
+    n = Net(SEED, [1, 3, 12, 12], "s8", binary=True)
     return n, n.quantize(n.conv(n.quantize("x"), 8, kernel=1, per_channel=False))
 
 
 @case
 def add():
-    n = Net(len(CASES), [1, 6, 10, 10])
+    n = Net(SEED, [1, 6, 10, 10])
     x = n.quantize("x")
     return n, n.quantize(n.node("Add", [n.quantize("x", "u8", 0.6), x]))
 
 
 @case
 def concat():
-    n = Net(len(CASES), [1, 6, 10, 10], "s8")
+    n = Net(SEED, [1, 6, 10, 10], "s8")
     x = n.quantize("x")
     return n, n.quantize(n.node("Concat", [n.quantize("x", "s8", 0.5), x], axis=1))
 
 
 @case
 def relu_alone():
-    n = Net(len(CASES), [1, 6, 10, 10])
+    n = Net(SEED, [1, 6, 10, 10])
     return n, n.quantize(n.node("Relu", [n.quantize("x")]))
 
 
@@ -133,7 +137,7 @@ def global_average_pool_s8(): return pool("GlobalAveragePool", "s8")
 
 def head(kind, quantized, again=True):
     """`again`: Q/DQ after Flatten, as ONNX Runtime's quantizer writes it (and needs it to fuse)."""
-    n = Net(len(CASES), [1, 4, 3, 3])
+    n = Net(SEED, [1, 4, 3, 3])
     x = n.flatten(n.quantize("x"))
     x = n.again(x) if again else x
     y = n.gemm(x, 36, 9) if kind == "gemm" else n.gemm(x, 36, 9, False) if kind == "gemm_untransposed" else n.mat_mul_add(x, 36, 9)
@@ -155,7 +159,7 @@ def mat_mul_add(): return head("matmul", True)
 @case
 def float_island():
     """int8 → Sigmoid in float → int8"""
-    n = Net(len(CASES), [1, 3, 9, 9])
+    n = Net(SEED, [1, 3, 9, 9])
     y = n.node("Sigmoid", [n.quantize(n.conv(n.quantize("x"), 6, pads=P1))])
     return n, n.quantize(n.conv(n.quantize(y), 5, pads=P1))
 
@@ -163,7 +167,7 @@ def float_island():
 @case
 def float_conv_of_dequantized_weights():
     """Weights are quantized, activations are not: stays float; every channel has its own scale."""
-    n = Net(len(CASES), [1, 3, 9, 9])
+    n = Net(SEED, [1, 3, 9, 9])
     n.scales["x"] = np.float32(0.01)
     return n, n.conv("x", 7, spread=200.0, pads=P1)
 
@@ -174,11 +178,29 @@ def resnet_bare(): return resnet(3)
 def resnet_quantized_branches(): return resnet(4, bare=False)
 
 
+def q_operators(model):
+    """The same network in QOperator form, as ONNX Runtime's optimiser rewrites it before it goes to NHWC."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/q.onnx"
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+@case
+def q_operators_resnet(): return resnet(5, width=4, bare=False)
+@case
+def q_operators_average_pool(): return pool("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=P1)
+
+
 for old in [*HERE.glob("*.onnx"), *HERE.glob("*.f32")]:
     old.unlink()
 for name, build in CASES.items():
+    SEED = zlib.crc32(name.encode())
     net, output = build()
     model = net.finish(output)
+    model = q_operators(model) if name.startswith("q_operators") else model
     images = net.images(1)
     onnx.save(model, HERE / f"{name}.onnx")
     images.tofile(HERE / f"{name}.in.f32")
