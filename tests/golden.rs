@@ -130,13 +130,15 @@ fn compare(name: &str, is: Is, ours: &[f32], theirs: &[f32], exact: Option<&(Vec
     different
 }
 
-/// Scale of the output's DequantizeLinear.
-fn output_step(path: &Path) -> f32 {
+/// Scale of the last quantized tensor; NaN (which fails every comparison) where there is none.
+fn last_step(path: &Path) -> f32 {
     let model = onnx::load(path).unwrap();
     let graph = onnx::graph(&model).unwrap();
-    let last = graph.node.iter().find(|n| n.output[0] == graph.output[0].name).unwrap();
-    let scale = graph.initializer.iter().find(|t| last.op_type == "DequantizeLinear" && t.name == last.input[1]);
-    scale.map_or(f32::NAN, |t| onnx::f32_data(t).unwrap()[0])
+    let last = graph.node.iter().rev().find_map(|n| match n.op_type.as_str() {
+        "QuantizeLinear" | "DequantizeLinear" => graph.initializer.iter().find(|t| t.name == n.input[1] && t.dims.is_empty()),
+        _ => None,
+    });
+    last.map_or(f32::NAN, |t| onnx::f32_data(t).unwrap()[0])
 }
 
 #[test]
@@ -165,7 +167,7 @@ fn golden_models_equal_onnx_runtime() {
             assert!(naive.iter().zip(&ours).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: the naive model differs");
         }
         let exact = naive.as_ref().and_then(|n| n.1.as_ref());
-        let step = output_step(&path);
+        let step = last_step(&path);
         let different = [(fused_is, fused), (float_is, float)].map(|(is, theirs)| compare(name, is, &ours, theirs, exact, step));
         report.insert(name, different);
 
@@ -213,33 +215,48 @@ fn per_channel_dequantize_uses_every_scale() {
     }
 }
 
+/// Compares every image of a model that `live.py` wrote; returns images, values, and how many values differ.
+fn compare_live(folder: &Path, name: &str) -> [usize; 3] {
+    let path = folder.join(name).with_extension("onnx");
+    let mut model = load(&path, None, 2);
+    let report = model.report();
+    assert!(report.nodes.iter().all(|n| n.why.is_none()), "{name}: parts stay in float: {:?}", report.nodes);
+    let step = last_step(&path);
+    let inputs = read_f32(&path.with_extension("in.f32"));
+    let expected = read_f32(&path.with_extension("out.f32"));
+    let classes = model.output_len();
+    let mut count = [0; 3];
+    for (input, theirs) in inputs.chunks_exact(model.input_shape().iter().product()).zip(expected.chunks_exact(classes)) {
+        let ours = model.run(input).unwrap();
+        let different = compare(name, OneStep, ours, theirs, None, step);
+        assert_eq!(argmax(ours), argmax(theirs), "{name}: image {}: {ours:?} {theirs:?}", count[0]);
+        count = [count[0] + 1, count[1] + classes, count[2] + different];
+    }
+    count
+}
+
 /// Random networks from seeds, and ResNet-18's topology, against the ONNX Runtime that Python has.
 #[test]
 fn live_onnx_runtime_agrees_within_one_step() {
     let Some(python) = python("numpy, onnx, onnxruntime") else { return };
     let folder = tempfile::tempdir().unwrap();
     let listing = run_python(&python, "live.py", &[folder.path().as_os_str()]);
-    let (mut models, mut images, mut values, mut different) = (0, 0, 0, 0);
-    for name in listing.lines() {
-        let path = folder.path().join(name).with_extension("onnx");
-        let mut model = load(&path, None, 2);
-        let report = model.report();
-        assert!(report.nodes.iter().all(|n| n.why.is_none()), "{name}: parts stay in float: {:?}", report.nodes);
-        let step = output_step(&path);
-        let inputs = read_f32(&path.with_extension("in.f32"));
-        let expected = read_f32(&path.with_extension("out.f32"));
-        let classes = model.output_len();
-        for (input, theirs) in inputs.chunks_exact(model.input_shape().iter().product()).zip(expected.chunks_exact(classes)) {
-            let ours = model.run(input).unwrap();
-            different += compare(name, OneStep, ours, theirs, None, step);
-            assert_eq!(argmax(ours), argmax(theirs), "{name}: image {images}: {ours:?} {theirs:?}");
-            images += 1;
-            values += classes;
-        }
-        models += 1;
-    }
-    println!("{models} models, {images} images: {different} of {values} values differ from ONNX Runtime by one step");
-    assert!(models >= 40 && images >= 200, "{models} models, {images} images");
+    let counts: Vec<_> = listing.lines().map(|name| compare_live(folder.path(), name)).collect();
+    let [images, values, different] = [0, 1, 2].map(|i| counts.iter().map(|c| c[i]).sum::<usize>());
+    println!("{} models, {images} images: {different} of {values} values differ from ONNX Runtime by one step", counts.len());
+    assert_eq!((counts.len(), images), (48, 240));
+}
+
+/// The trained thin ResNet-18: same top-1, logits within one step of the last quantized tensor.
+#[test]
+fn live_trained_model_agrees_with_onnx_runtime() {
+    let Some(python) = python("numpy, onnx, onnxruntime") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = tests_folder().join("../models/thinq.onnx");
+    run_python(&python, "live.py", &[folder.path().as_os_str(), model.as_os_str()]);
+    let [images, values, different] = compare_live(folder.path(), "model");
+    println!("{images} images: {different} of {values} logits differ from ONNX Runtime");
+    assert_eq!(images, 200);
 }
 
 /// Raw tensors through the binary give what the library gives.

@@ -144,7 +144,7 @@ def session(model, plain=False):
 
 def run(model, images, plain=False):
     s = session(model, plain)
-    return [s.run(None, {"x": x})[0] for x in images]
+    return [s.run(None, {s.get_inputs()[0].name: x})[0] for x in images]
 
 
 def resnet(seed, width=8, classes=10, act="u8", bare=True):
