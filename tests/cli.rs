@@ -107,6 +107,9 @@ fn broken_graphs() {
     desk.refuses(&broken(|g| g.node[0].input.truncate(1)), &["scale is missing"]);
     desk.refuses(&broken(|g| g.node[1].input[1].clear()), &["scale is missing"]);
     desk.refuses(&broken(|g| g.output.clear()), &["no output"]);
+    let pads = |g: &mut GraphProto, v| g.node.iter_mut().flat_map(|n| &mut n.attribute).find(|a| a.name == "pads").unwrap().ints[2] = v;
+    desk.refuses(&broken(|g| pads(g, 1 << 40)), &["n.conv.4", "pads", "1099511627776"]);
+    desk.refuses(&broken(|g| pads(g, -1)), &["n.conv.4", "pads", "-1"]);
     desk.refuses(&broken(|g| g.input.clear()), &["computed nowhere"]);
     desk.refuses(
         &broken(|g| {

@@ -78,6 +78,11 @@ fn accumulate(weights: &Weights, o: usize, terms: impl Iterator<Item = (i64, usi
 
 /// Runs a region.
 pub fn run(graph: &Graph, sources: &HashMap<&str, Source<'_>>) -> Results {
+    run_forced(graph, sources, |_, _| {})
+}
+
+/// Runs a region; after each tensor (given with its index) is computed, `force` may replace its values for what follows.
+pub fn run_forced(graph: &Graph, sources: &HashMap<&str, Source<'_>>, mut force: impl FnMut(usize, &mut Value)) -> Results {
     let mut tensors: Vec<Option<Value>> = vec![None; graph.tensors.len()];
     let mut targets = Vec::new();
     for node in &graph.nodes {
@@ -180,7 +185,9 @@ pub fn run(graph: &Graph, sources: &HashMap<&str, Source<'_>>) -> Results {
             }
         };
         assert_eq!(out.value.q.len(), out.value.shape.iter().product::<usize>());
-        tensors[node.output.unwrap()] = Some(out.value);
+        let (id, mut value) = (node.output.unwrap(), out.value);
+        force(id, &mut value);
+        tensors[id] = Some(value);
     }
     Results { targets, tensors }
 }
