@@ -18,6 +18,16 @@ use tract_onnx::pb::tensor_proto::DataType;
 /// `op_type` of the node that stands for a region in the remaining graph.
 pub const REGION_OP: &str = "EdgeInt8Region";
 
+/// Operators on integer tensors, by domain: ONNX's, and those that ONNX Runtime's quantizer writes.
+const INTEGER_OPS: &[(&str, &str)] = &[
+    ("", "QLinearConv"),
+    ("", "QLinearMatMul"),
+    ("com.microsoft", "QLinearAdd"),
+    ("com.microsoft", "QLinearAveragePool"),
+    ("com.microsoft", "QLinearGlobalAveragePool"),
+    ("com.microsoft", "QGemm"),
+];
+
 /// A model split into int8 regions and the rest.
 #[derive(Debug)]
 pub struct Lowered {
@@ -39,6 +49,13 @@ pub struct Fallback {
     pub op: String,
     /// Why it does not run in int8.
     pub why: String,
+}
+
+impl Fallback {
+    fn new(node: &NodeProto, why: String) -> Self {
+        let name = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+        Fallback { name, op: node.op_type.clone(), why }
+    }
 }
 
 /// Quantization of a constant.
@@ -106,6 +123,7 @@ pub fn lower(model: &ModelProto) -> Result<Lowered> {
         l.values.insert(&t.name, Value::Constant(t));
     }
     for (index, node) in graph.node.iter().enumerate() {
+        check_geometry(node)?;
         match l.visit(node)? {
             Ok(Some(value)) => {
                 l.values.insert(&node.output[0], value);
@@ -123,9 +141,18 @@ pub fn lower(model: &ModelProto) -> Result<Lowered> {
     l.finish(model, graph)
 }
 
+/// Leaves a whole model to tract.
+pub fn keep(model: ModelProto, why: &str) -> Result<Lowered> {
+    let fallbacks = graph(&model)?.node.iter().map(|node| Fallback::new(node, why.to_owned())).collect();
+    Ok(Lowered { regions: vec![], rest: model, fallbacks })
+}
+
 impl<'a> Lowering<'a> {
     /// What the node's first output is; `Ok(Ok(None))` for a plain float operator, `Ok(Err(why))` for a near miss.
     fn visit(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
+        if INTEGER_OPS.contains(&(if is_default_domain(&node.domain) { "" } else { &node.domain }, &node.op_type)) {
+            return self.integer_op(node);
+        }
         if !is_default_domain(&node.domain) || node.output.first().is_none_or(|o| o.is_empty()) {
             return Ok(Err(format!("operator {} of domain {:?} has no int8 form", node.op_type, node.domain)));
         }
@@ -137,6 +164,8 @@ impl<'a> Lowering<'a> {
             "Conv" => some(self.conv(node)),
             "Gemm" => some(self.gemm(node)),
             "MatMul" => some(self.mat_mul(node)),
+            // Of integers, as QOperator models have it.
+            "MaxPool" | "Flatten" if matches!(self.value(node, 0), Some(Value::Quantized(_))) => return self.integer_view(node),
             "MaxPool" => some(self.pool(node, true)),
             "AveragePool" => some(self.pool(node, false)),
             "GlobalAveragePool" => {
@@ -206,13 +235,13 @@ impl<'a> Lowering<'a> {
 
     // ---- Q and DQ ----
 
-    /// Scale and zero point of a Q or DQ node: one per channel or one at all.
-    fn params(&self, node: &'a NodeProto) -> Result<Match<ScaleAndZeroPoint>> {
+    /// Scale (input `i`) and zero point (the next) of a tensor: one per channel or one at all.
+    fn params(&self, node: &'a NodeProto, i: usize) -> Result<Match<ScaleAndZeroPoint>> {
         if attr_int(node, "block_size", 0) != 0 {
             return Ok(Err("blocked quantization is not supported".into()));
         }
-        let Some(scale) = self.constant(node, 1) else {
-            if node.input.get(1).is_none_or(|s| s.is_empty()) {
+        let Some(scale) = self.constant(node, i) else {
+            if node.input.get(i).is_none_or(|s| s.is_empty()) {
                 return Err(node_error(node, "its scale is missing"));
             }
             return Ok(Err("its scale is computed".into()));
@@ -227,7 +256,7 @@ impl<'a> Lowering<'a> {
                 format!("its scale must be positive and finite, not {:?}", scale.iter().find(|s| !(s.is_normal() && **s > 0.0))),
             ));
         }
-        let zero_point = match (node.input.get(2).filter(|s| !s.is_empty()), self.constant(node, 2)) {
+        let zero_point = match (node.input.get(i + 1).filter(|s| !s.is_empty()), self.constant(node, i + 1)) {
             (None, _) => None,
             (Some(_), None) => return Ok(Err("its zero point is computed".into())),
             (Some(_), Some(t)) => match int_data(t)? {
@@ -243,8 +272,9 @@ impl<'a> Lowering<'a> {
         Ok(Ok((scale, zero_point)))
     }
 
-    fn quantize(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
-        let (scale, zero_point) = match self.params(node)? {
+    /// Quantization of an activation whose scale is input `i`.
+    fn quant_params(&self, node: &'a NodeProto, i: usize) -> Result<Match<QuantParams>> {
+        let (scale, zero_point) = match self.params(node, i)? {
             Ok(p) => p,
             Err(why) => return Ok(Err(why)),
         };
@@ -261,7 +291,14 @@ impl<'a> Lowering<'a> {
         if scale.len() != 1 {
             return Ok(Err("activations quantized per channel are not supported".into()));
         }
-        let quant = QuantParams { dtype, scale: scale[0], zero_point: zero_point[0] };
+        Ok(Ok(QuantParams { dtype, scale: scale[0], zero_point: zero_point[0] }))
+    }
+
+    fn quantize(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
+        let quant = match self.quant_params(node, 1)? {
+            Ok(q) => q,
+            Err(why) => return Ok(Err(why)),
+        };
         let Some(source) = node.input.first() else { return Err(node_error(node, "its input is missing")) };
         let output = node.output[0].as_str();
         let pending = match self.values.get(source.as_str()) {
@@ -292,7 +329,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn dequantize(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
-        let (scale, zero_point) = match self.params(node)? {
+        let (scale, zero_point) = match self.params(node, 1)? {
             Ok(p) => p,
             Err(why) => return Ok(Err(why)),
         };
@@ -313,13 +350,129 @@ impl<'a> Lowering<'a> {
         })
     }
 
+    // ---- operators on integers (QOperator form): DequantizeLinear, operator and QuantizeLinear in one node ----
+
+    /// The quantized tensor at input `i`; the node must state its own scale and zero point.
+    fn integer(&self, node: &'a NodeProto, i: usize) -> Result<Match<TensorId>> {
+        Ok(match (self.value(node, i), self.quant_params(node, i + 1)?) {
+            (Some(&Value::Quantized(t)), Ok(q)) if q == self.tensors[t].quant => Ok(t),
+            (Some(Value::Quantized(_)), Ok(_)) => Err(format!("the scale or zero point of input {i} differ from those it was made with")),
+            (_, Err(why)) => Err(why),
+            _ => Err(format!("input {i} is not quantized")),
+        })
+    }
+
+    /// The weights at input `i`, their scale and zero point next, and an int32 bias at input `bias`.
+    fn integer_weights(
+        &self,
+        node: &'a NodeProto,
+        i: usize,
+        rank: usize,
+        out_axis: usize,
+        bias: usize,
+    ) -> Result<Match<(Weights, Vec<usize>)>> {
+        let (scale, zero_point) = match self.params(node, i + 1)? {
+            Ok(p) => p,
+            Err(why) => return Ok(Err(why)),
+        };
+        let Some(tensor) = self.constant(node, i) else { return Ok(Err("its weights are computed".into())) };
+        let zero_point = zero_point.map_or(vec![0; scale.len()], |(_, z)| z);
+        let (mut weights, dims) =
+            match Self::constant_weights(&ConstQuant { tensor, scale, zero_point, axis: out_axis as i64 }, rank, out_axis) {
+                Ok(w) => w,
+                Err(why) => return Ok(Err(why)),
+            };
+        if node.input.get(bias).is_some_and(|s| !s.is_empty()) {
+            match self.constant(node, bias).map(int_data).transpose()?.flatten() {
+                Some((DataType::Int32, values)) if values.len() == weights.out => weights.bias = values,
+                _ => return Ok(Err("its bias is not one int32 constant per channel".into())),
+            }
+        }
+        Ok(Ok((weights, dims)))
+    }
+
+    fn integer_op(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
+        macro_rules! need {
+            ($result:expr) => {
+                match $result {
+                    Ok(value) => value,
+                    Err(why) => return Ok(Err(why.into())),
+                }
+            };
+        }
+        let flat = |l: &Self, t: TensorId| l.tensors[t].flat;
+        let (pending, quant_at) = match node.op_type.as_str() {
+            "QLinearConv" => {
+                let x = need!(self.integer(node, 0)?);
+                let (weights, dims) = need!(self.integer_weights(node, 3, 4, 0, 8)?);
+                if flat(self, x) {
+                    return Ok(Err("input 0 is a vector".into()));
+                }
+                let (window, groups) = (need!(window(node, Some([dims[2], dims[3]]))), need!(groups(node, &weights)));
+                (self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }), 6)
+            }
+            "QLinearMatMul" | "QGemm" => {
+                let x = need!(self.integer(node, 0)?);
+                if !flat(self, x) || attr_int(node, "transA", 0) != 0 || attr_float(node, "alpha", 1.0) != 1.0 {
+                    return Ok(Err("its input is not known to be a vector, or transA or alpha are set".into()));
+                }
+                let gemm = node.op_type == "QGemm";
+                let out_axis = if gemm && attr_int(node, "transB", 0) != 0 { 0 } else { 1 };
+                let (weights, _) = need!(self.integer_weights(node, 3, 2, out_axis, if gemm { 6 } else { usize::MAX })?);
+                let p = Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights) }) };
+                if gemm && node.input.get(7).is_none_or(|s| s.is_empty()) {
+                    return Ok(Ok(Some(Value::Pending(p)))); // its result is float
+                }
+                (p, if gemm { 7 } else { 6 })
+            }
+            "QLinearAdd" => {
+                let (a, b) = (need!(self.integer(node, 0)?), need!(self.integer(node, 3)?));
+                (Pending { flat: flat(self, a) && flat(self, b), ..self.pending(node, Base::Add { a, b }) }, 6)
+            }
+            _ => {
+                let x = need!(self.integer(node, 0)?);
+                if attr_int(node, "channels_last", 0) != 0 {
+                    return Ok(Err("its channels come last".into()));
+                }
+                let window = if node.op_type == "QLinearAveragePool" { Some(need!(window(node, None))) } else { None };
+                let count_include_pad = attr_int(node, "count_include_pad", 0) != 0;
+                (self.pending(node, Base::AveragePool { x, window, count_include_pad }), 3)
+            }
+        };
+        let quant = need!(self.quant_params(node, quant_at)?);
+        Ok(Ok(Some(Value::Quantized(self.emit(pending, &node.output[0], quant)))))
+    }
+
+    /// MaxPool and Flatten keep the quantization of the integers they get.
+    fn integer_view(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
+        let Some(&Value::Quantized(x)) = self.value(node, 0) else { return Ok(Ok(None)) };
+        let pending = if node.op_type == "MaxPool" {
+            match window(node, None) {
+                Ok(window) if node.output.len() == 1 => self.pending(node, Base::MaxPool { x, window }),
+                Ok(_) => return Ok(Err("indices are asked for".into())),
+                Err(why) => return Ok(Err(why)),
+            }
+        } else if attr_int(node, "axis", 1) == 1 {
+            Pending { flat: true, ..self.pending(node, Base::Same { x }) }
+        } else {
+            return Ok(Err("it flattens another axis than the first".into()));
+        };
+        let quant = self.tensors[x].quant;
+        Ok(Ok(Some(Value::Quantized(self.emit(pending, &node.output[0], quant)))))
+    }
+
     // ---- operators ----
 
-    /// Weights with `out_axis` as output channels: `[out, …]` signed bytes, and one scale each.
+    /// Weights of an operator in QDQ form.
     fn weights(&self, node: &NodeProto, rank: usize, out_axis: usize) -> Match<(Weights, Vec<usize>)> {
-        let Some(Value::DequantizedConstant(w)) = self.value(node, 1) else {
-            return Err("its weights are not a quantized constant".into());
-        };
+        match self.value(node, 1) {
+            Some(Value::DequantizedConstant(w)) => Self::constant_weights(w, rank, out_axis),
+            _ => Err("its weights are not a quantized constant".into()),
+        }
+    }
+
+    /// Weights with `out_axis` as output channels: `[out, …]` signed bytes, and one scale each.
+    fn constant_weights(w: &ConstQuant<'_>, rank: usize, out_axis: usize) -> Match<(Weights, Vec<usize>)> {
         let dims = tensor_dims(w.tensor).map_err(|e| e.to_string())?;
         let (dtype, values) = int_data(w.tensor).map_err(|e| e.to_string())?.ok_or("its weights are not integers")?;
         if dims.len() != rank || dims.contains(&0) {
@@ -397,10 +550,7 @@ impl<'a> Lowering<'a> {
         let (mut weights, dims) = self.weights(node, 4, 0)?;
         let window = window(node, Some([dims[2], dims[3]]))?;
         self.bias(node, 2, self.tensors[x].quant.scale, &mut weights)?;
-        let groups = usize::try_from(attr_int(node, "group", 1))
-            .ok()
-            .filter(|&g| g > 0 && weights.out.is_multiple_of(g))
-            .ok_or("its group attribute is wrong")?;
+        let groups = groups(node, &weights)?;
         Ok(self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }))
     }
 
@@ -690,11 +840,7 @@ impl<'a> Lowering<'a> {
             rest.node.push(node.clone());
             let why = self.why.get(&index).cloned().unwrap_or_else(|| "its result is needed in float".into());
             let why = if regions.is_empty() { "the model is not quantized".into() } else { why };
-            fallbacks.push(Fallback {
-                name: if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() },
-                op: node.op_type.clone(),
-                why,
-            });
+            fallbacks.push(Fallback::new(node, why));
         }
         for (index, region) in regions.iter().enumerate() {
             rest.node.push(NodeProto {
@@ -739,6 +885,24 @@ fn int_data(t: &TensorProto) -> Result<Option<(DataType, Vec<i32>)>> {
         return Err(Error::tensor(&t.name, "its data does not fill its dimensions"));
     }
     Ok(Some((dtype, values)))
+}
+
+/// Refuses windows far beyond any network's: a broken file's would take memory and time without bound, here or in tract.
+fn check_geometry(node: &NodeProto) -> Result<()> {
+    if !["Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "QLinearAveragePool"].contains(&node.op_type.as_str()) {
+        return Ok(());
+    }
+    for (name, range) in [("kernel_shape", 1..=4096), ("strides", 1..=4096), ("dilations", 1..=4096), ("pads", 0..=64)] {
+        if let Some(v) = attr_ints(node, name).iter().find(|v| !range.contains(*v)) {
+            return Err(node_error(node, format!("{name} holds {v}; {} to {} is supported", range.start(), range.end())));
+        }
+    }
+    Ok(())
+}
+
+fn groups(node: &NodeProto, weights: &Weights) -> Match<usize> {
+    let groups = usize::try_from(attr_int(node, "group", 1)).ok();
+    groups.filter(|&g| g > 0 && weights.out.is_multiple_of(g)).ok_or_else(|| "its group attribute is wrong".into())
 }
 
 /// Geometry from a node's attributes; `kernel` where the weights give it.

@@ -47,12 +47,33 @@ pub fn import(path: &Path, kernel: &'static ConvKernel, policy: Policy, pool: &A
     let graph = onnx::graph(&proto)?;
     let (input_name, dims) = onnx::data_input(graph)?;
     let input_shape = input_shape(&input_name, &dims, &metadata)?;
-    let Lowered { regions, rest, fallbacks } = lower::lower(&proto)?;
+    let lowered = lower::lower(&proto)?;
     drop(proto);
+    let quantized = !lowered.regions.is_empty();
+    match assemble(lowered, metadata, &input_name, input_shape.clone(), kernel, pool) {
+        // Shapes are known only now: what the integer kernels cannot take (a sequence, a matrix) still runs in float.
+        // The file is read again, rather than kept, because it may be as large as memory.
+        Err(why @ (Error::Shape(_) | Error::UnsupportedModel(_) | Error::Tract(_))) if quantized => {
+            let proto = onnx::load(path)?;
+            let (metadata, lowered) = (self::metadata(&proto)?, lower::keep(proto, &format!("no int8 region can be planned: {why}"))?);
+            assemble(lowered, metadata, &input_name, input_shape, kernel, pool).map_err(|_| why)
+        }
+        result => result,
+    }
+}
 
+/// Plans the regions and the rest of a model.
+fn assemble(
+    lowered: Lowered,
+    metadata: Metadata,
+    input_name: &str,
+    input_shape: Vec<usize>,
+    kernel: &'static ConvKernel,
+    pool: &Arc<Pool>,
+) -> Result<Imported> {
+    let Lowered { regions, rest, fallbacks } = lowered;
     let outputs: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
-    let whole =
-        regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name.as_str()] && regions[0].targets() == outputs;
+    let whole = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == outputs;
     if whole {
         let program = Arc::new(plan::build(&regions[0], kernel, policy, |_| Ok(input_shape.clone()))?);
         let output_len = program.targets[0].shape.iter().product();
@@ -76,7 +97,7 @@ pub fn import(path: &Path, kernel: &'static ConvKernel, policy: Policy, pool: &A
             RegionNode { graph: Arc::new(graph), kernel, policy, pool: pool.clone(), planned: slot }
         })
         .collect();
-    let (plan, output_len) = guarded(|| plan_rest(rest, &input_name, &input_shape, nodes))?;
+    let (plan, output_len) = guarded(|| plan_rest(rest, input_name, &input_shape, nodes))?;
     let programs = planned.iter().filter_map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
     let runner = Runner::Plan { plan, output: Vec::with_capacity(output_len) };
     Ok(Imported { metadata, input_shape, output_len, programs, fallbacks, runner })

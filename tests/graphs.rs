@@ -1,0 +1,255 @@
+//! Random whole graphs: every instruction set and thread count gives the same bits, and they are those of the naive model.
+
+mod common;
+
+use common::Rng;
+use common::naive::{self, Source};
+use edge_infer::exec::{Executor, Pool};
+use edge_infer::graph::{Clamp, DType, Graph, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
+use edge_infer::{kernels, plan};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+/// A graph under construction, with the shapes (C×H×W) of its tensors.
+struct Builder {
+    rng: Rng,
+    graph: Graph,
+    shapes: Vec<[usize; 3]>,
+}
+
+impl Builder {
+    fn quant(&mut self, scale: f32) -> QuantParams {
+        let dtype = if self.rng.chance(2) { DType::U8 } else { DType::I8 };
+        let (min, max) = dtype.range();
+        let zero_point = match self.rng.below(4) {
+            0 => min,
+            1 => max,
+            _ => min + self.rng.below(256) as i32,
+        };
+        // A quarter of the scales are powers of two: exact arithmetic, many ties.
+        let scale = if self.rng.chance(4) { scale.log2().round().exp2() } else { scale };
+        QuantParams { dtype, scale, zero_point }
+    }
+
+    fn push(&mut self, op: Op, inputs: Vec<TensorId>, shape: [usize; 3], quant: QuantParams) -> TensorId {
+        let id = self.graph.tensors.len();
+        self.graph.tensors.push(Tensor { name: format!("t{id}"), quant, flat: false });
+        self.shapes.push(shape);
+        self.graph.nodes.push(Node { name: format!("n{id}"), op, inputs, output: Some(id) });
+        id
+    }
+
+    fn scale(&self, t: TensorId) -> f32 {
+        self.graph.tensors[t].quant.scale
+    }
+
+    fn pick(&mut self) -> TensorId {
+        // Recent tensors more often: chains as well as bushes.
+        let n = self.graph.tensors.len();
+        if self.rng.chance(3) { self.rng.below(n) } else { n - 1 }
+    }
+
+    fn clamp(&mut self, step: f32) -> Clamp {
+        match self.rng.below(4) {
+            0 => Clamp { lo: 0.0, hi: f32::INFINITY },
+            1 => Clamp { lo: self.rng.real(-60.0, 0.0) * step, hi: self.rng.real(0.0, 90.0) * step },
+            _ => Clamp::default(),
+        }
+    }
+
+    fn weights(&mut self, out: usize, per_out: usize) -> Weights {
+        let extreme = self.rng.chance(5);
+        let data =
+            (0..out * per_out).map(|_| if extreme { [-127, 127][self.rng.below(2)] } else { self.rng.between(0, 254) as i32 - 127 } as i8);
+        let data = data.collect();
+        let base = self.rng.real(0.001, 0.02);
+        Weights {
+            data,
+            out,
+            per_out,
+            scale: (0..out).map(|_| base * self.rng.real(0.3, 3.0)).collect(),
+            bias: (0..out).map(|_| self.rng.between(0, 20_000) as i32 - 10_000).collect(),
+        }
+    }
+
+    fn window(&mut self, [_, h, w]: [usize; 3], pooling: bool) -> Option<(Window, [usize; 2])> {
+        let mut win = Window { kernel: [1; 2], stride: [1; 2], dilation: [1; 2], pad: [0; 4], ceil: pooling && self.rng.chance(3) };
+        if self.rng.chance(3) {
+            // The commonest of all: 3×3, same size.
+            (win.kernel, win.pad) = ([3; 2], [1; 4]);
+            win.stride = [1 + usize::from(self.rng.chance(3)); 2];
+        } else {
+            for d in 0..2 {
+                win.kernel[d] = self.rng.between(1, 5);
+                win.stride[d] = self.rng.between(1, 3);
+                win.dilation[d] = if self.rng.chance(4) { 2 } else { 1 };
+                for side in [d, d + 2] {
+                    // Pools must not have windows of padding only.
+                    let most = if pooling { (win.kernel[d] - 1).min(win.kernel[d] / 2) } else { 3 };
+                    win.pad[side] = self.rng.between(0, most);
+                }
+            }
+        }
+        let out = win.output([h, w])?;
+        (out[0] * out[1] <= 900).then_some((win, out))
+    }
+
+    fn add_node(&mut self) -> Option<TensorId> {
+        let x = self.pick();
+        let shape @ [c, h, w] = self.shapes[x];
+        let x_scale = self.scale(x);
+        match self.rng.below(10) {
+            0..=3 => {
+                let (window, [oh, ow]) = self.window(shape, false)?;
+                let groups = match self.rng.below(5) {
+                    0 => c,
+                    1 if c.is_multiple_of(2) => 2,
+                    _ => 1,
+                };
+                let residual = (0..self.shapes.len()).filter(|&t| self.shapes[t][1..] == [oh, ow]).nth(self.rng.below(3));
+                let residual = residual.filter(|&t| self.shapes[t][0].is_multiple_of(groups));
+                let out = residual.map_or_else(|| groups * self.rng.between(1, 40usize.div_ceil(groups)), |r| self.shapes[r][0]);
+                let per_out = c / groups * window.kernel[0] * window.kernel[1];
+                let weights = self.weights(out, per_out);
+                // Standard deviations: about 73 for each factor.
+                let scale = x_scale * weights.scale[0] * (per_out as f32).sqrt() * self.rng.real(20.0, 200.0);
+                let quant = self.quant(scale);
+                let clamp = self.clamp(quant.scale);
+                let op = Op::Conv { weights: Arc::new(weights), window, groups, residual: residual.is_some(), clamp };
+                Some(self.push(op, [x].into_iter().chain(residual).collect(), [out, oh, ow], quant))
+            }
+            4 => {
+                let other = (0..self.shapes.len()).filter(|&t| self.shapes[t] == shape).nth(self.rng.below(3))?;
+                let scale = (x_scale + self.scale(other)) * self.rng.real(0.3, 1.2);
+                let quant = self.quant(scale);
+                let clamp = self.clamp(quant.scale);
+                Some(self.push(Op::Add { clamp }, vec![x, other], shape, quant))
+            }
+            5 => {
+                let others: Vec<_> = (0..self.shapes.len()).filter(|&t| self.shapes[t][1..] == [h, w]).collect();
+                let inputs: Vec<_> = (0..self.rng.between(1, 3)).map(|_| others[self.rng.below(others.len())]).collect();
+                let channels = inputs.iter().map(|&t| self.shapes[t][0]).sum();
+                let quant = self.quant(x_scale * 1.1);
+                (channels <= 96).then(|| self.push(Op::Concat, inputs, [channels, h, w], quant))
+            }
+            6 => {
+                let (window, [oh, ow]) = self.window(shape, true)?;
+                let quant = self.graph.tensors[x].quant;
+                Some(self.push(Op::MaxPool { window }, vec![x], [c, oh, ow], quant))
+            }
+            7 => {
+                let (window, [oh, ow]) = self.window(shape, true)?;
+                let count_include_pad = !window.ceil && self.rng.chance(2);
+                let quant = self.quant(x_scale * 0.7);
+                let clamp = self.clamp(quant.scale);
+                Some(self.push(Op::AveragePool { window: Some(window), count_include_pad, clamp }, vec![x], [c, oh, ow], quant))
+            }
+            8 => {
+                let quant = self.quant(x_scale * 0.5);
+                Some(self.push(
+                    Op::AveragePool { window: None, count_include_pad: false, clamp: Clamp::default() },
+                    vec![x],
+                    [c, 1, 1],
+                    quant,
+                ))
+            }
+            _ => {
+                let scale = x_scale * self.rng.real(0.5, 2.0);
+                let quant = self.quant(scale);
+                let clamp = self.clamp(quant.scale);
+                Some(self.push(Op::Requantize { clamp }, vec![x], shape, quant))
+            }
+        }
+    }
+
+    /// A fully connected layer; not over a tensor that a convolution pads, which the planner refuses.
+    fn add_gemm(&mut self, quantized: bool) {
+        let mean = Op::AveragePool { window: None, count_include_pad: false, clamp: Clamp::default() };
+        let mut x = self.graph.tensors.len() - 1;
+        if self.shapes[x].iter().product::<usize>() > 2000 {
+            let quant = self.quant(self.scale(x) * 0.5);
+            x = self.push(mean, vec![x], [self.shapes[x][0], 1, 1], quant);
+        }
+        let weights = self.rng.between(1, 40);
+        let weights = Arc::new(self.weights(weights, self.shapes[x].iter().product()));
+        if quantized {
+            let scale = self.scale(x) * weights.scale[0] * (weights.per_out as f32).sqrt() * 60.0;
+            let quant = self.quant(scale);
+            let clamp = self.clamp(quant.scale);
+            let shape = [weights.out, 1, 1];
+            self.push(Op::Gemm { weights, clamp, float_output: None }, vec![x], shape, quant);
+        } else {
+            let op = Op::Gemm { weights, clamp: Clamp::default(), float_output: Some("logits".into()) };
+            self.graph.nodes.push(Node { name: "fc".into(), op, inputs: vec![x], output: None });
+        }
+    }
+}
+
+/// A graph and the shape of its one source.
+fn random_graph(seed: u64, nodes: usize) -> (Graph, [usize; 3]) {
+    let mut b = Builder { rng: Rng(seed), graph: Graph::default(), shapes: vec![] };
+    let shape = [b.rng.between(1, 34), b.rng.between(1, 15), b.rng.between(1, 15)];
+    let quant = b.quant(0.02);
+    b.push(Op::Quantize { source: "x".into() }, vec![], shape, quant);
+    for _ in 0..nodes {
+        b.add_node();
+    }
+    if b.rng.chance(2) {
+        b.add_gemm(true);
+    }
+    if b.rng.chance(2) {
+        b.add_gemm(false);
+    }
+    // Every tensor that nothing reads leaves the region, and now and then one that something does.
+    let mut graph = b.graph;
+    for t in 0..graph.tensors.len() {
+        if !graph.nodes.iter().any(|n| n.inputs.contains(&t)) || b.rng.chance(8) {
+            let op = Op::Dequantize { target: format!("y{t}") };
+            graph.nodes.push(Node { name: format!("y{t}"), op, inputs: vec![t], output: None });
+        }
+    }
+    (graph, shape)
+}
+
+fn pools() -> &'static [Arc<Pool>] {
+    static POOLS: OnceLock<Vec<Arc<Pool>>> = OnceLock::new();
+    POOLS.get_or_init(|| [1, 2, 3].map(|n| Arc::new(Pool::new(n).unwrap())).into())
+}
+
+fn check(seed: u64, nodes: usize) {
+    let (graph, shape @ [c, h, w]) = random_graph(seed, nodes);
+    let mut rng = Rng(seed ^ 0x55);
+    let input: Vec<f32> = (0..c * h * w).map(|_| rng.real(-4.0, 4.0)).collect();
+    let expected = naive::run(&graph, &HashMap::from([("x", Source { shape, data: &input })]));
+    let bits = |data: &[f32]| data.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    for kernel in kernels::registry().iter().filter(|k| (k.supported)()) {
+        let program = Arc::new(plan::build(&graph, kernel, |_| Ok(vec![1, c, h, w])).unwrap());
+        for pool in pools() {
+            let mut executor = Executor::new(program.clone(), pool.clone());
+            // Twice: the second inference finds the first one's leftovers in the arena.
+            for turn in 0..2 {
+                let outputs = executor.run(&[&input]).unwrap();
+                for ((name, want), got) in expected.targets.iter().zip(outputs) {
+                    let maker = graph.nodes.iter().find(|n| format!("y{}", n.output.unwrap_or(usize::MAX)) == *name);
+                    assert!(
+                        bits(want) == bits(got),
+                        "{} with {} threads, run {turn}, seed {seed}, {nodes} nodes: `{name}` differs at {:?}\nmade by {maker:?}",
+                        kernel.name,
+                        pool.threads(),
+                        want.iter().zip(got).position(|(a, b)| a.to_bits() != b.to_bits()),
+                    );
+                }
+                assert_eq!(expected.targets.len(), outputs.len());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn random_graphs_equal_the_naive_model_on_every_isa(seed in any::<u64>(), nodes in 1usize..14) {
+        check(seed, nodes);
+    }
+}
