@@ -1,7 +1,7 @@
 //! The library's front door: load a model, run it.
 
 use crate::exec::Pool;
-use crate::import::{Imported, import};
+use crate::import::{Engine, Imported, import};
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
 use crate::plan::Policy;
@@ -52,7 +52,7 @@ impl Model {
             return Err(Error::Usage(format!("{threads} threads: at most 256 are supported")));
         }
         let pool = Arc::new(Pool::new(threads).map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?);
-        let imported = import(path, kernel, options.policy, &pool)?;
+        let imported = import(path, &Engine { kernel, policy: options.policy, pool: pool.clone() })?;
         Ok(Model { path: path.to_owned(), kernel, pool, imported })
     }
 

@@ -6,7 +6,8 @@ use common::Rng;
 use common::naive::{self, Source};
 use edge_infer::exec::{Executor, Pool};
 use edge_infer::graph::{Clamp, DType, Graph, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
-use edge_infer::{kernels, plan};
+use edge_infer::kernels;
+use edge_infer::plan::{self, Policy};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -223,8 +224,12 @@ fn check(seed: u64, nodes: usize) {
     let input: Vec<f32> = (0..c * h * w).map(|_| rng.real(-4.0, 4.0)).collect();
     let expected = naive::run(&graph, &HashMap::from([("x", Source { shape, data: &input })]));
     let bits = |data: &[f32]| data.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    for kernel in kernels::registry().iter().filter(|k| (k.supported)()) {
-        let program = Arc::new(plan::build(&graph, kernel, |_| Ok(vec![1, c, h, w])).unwrap());
+    let kernels = kernels::registry().iter().filter(|k| (k.supported)());
+    for (kernel, policy) in kernels.flat_map(|k| [(k, Policy::Direct), (k, Policy::Winograd)]) {
+        if policy == Policy::Winograd && kernel.winograd.is_none() {
+            continue;
+        }
+        let program = Arc::new(plan::build(&graph, kernel, policy, |_| Ok(vec![1, c, h, w])).unwrap());
         for pool in pools() {
             let mut executor = Executor::new(program.clone(), pool.clone());
             // Twice: the second inference finds the first one's leftovers in the arena.
@@ -234,7 +239,7 @@ fn check(seed: u64, nodes: usize) {
                     let maker = graph.nodes.iter().find(|n| format!("y{}", n.output.unwrap_or(usize::MAX)) == *name);
                     assert!(
                         bits(want) == bits(got),
-                        "{} with {} threads, run {turn}, seed {seed}, {nodes} nodes: `{name}` differs at {:?}\nmade by {maker:?}",
+                        "{} ({policy:?}) with {} threads, run {turn}, seed {seed}, {nodes} nodes: `{name}` differs at {:?}\nmade by {maker:?}",
                         kernel.name,
                         pool.threads(),
                         want.iter().zip(got).position(|(a, b)| a.to_bits() != b.to_bits()),

@@ -133,7 +133,7 @@ fn mutate_model(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
 fn broken_models_neither_panic_nor_take_much_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("broken.onnx");
-    let options = LoadOptions { threads: 1, isa: None };
+    let options = LoadOptions { threads: 1, ..Default::default() };
     let (mut loaded, mut refused) = (0, 0);
     // tract's panics are caught by the library and become errors; their messages would fill the screen.
     std::panic::set_hook(Box::new(|_| {}));

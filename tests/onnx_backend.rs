@@ -63,7 +63,7 @@ const SKIPPED_TYPES: [&str; 3] = ["uint32", "uint64", "float16"];
 
 fn run(folder: &Path, case: &Case) -> Result<Vec<String>, String> {
     let path = folder.join(format!("{}.onnx", case.name));
-    let mut model = Model::load(&path, &LoadOptions { threads: 2, isa: None }).map_err(|e| e.to_string())?;
+    let mut model = Model::load(&path, &LoadOptions { threads: 2, ..Default::default() }).map_err(|e| e.to_string())?;
     let input = read_f32(&folder.join(format!("{}.in.f32", case.name)));
     let expected = read_f32(&folder.join(format!("{}.out.f32", case.name)));
     let ours = model.run(&input).map_err(|e| e.to_string())?;

@@ -5,4 +5,5 @@ pub mod onnx;
 mod region;
 mod runtime;
 
+pub use region::Engine;
 pub use runtime::{Imported, import};

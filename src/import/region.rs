@@ -9,13 +9,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::expandable::Expansion;
 
+/// What int8 regions run on.
+#[derive(Clone)]
+pub struct Engine {
+    /// Kernels.
+    pub kernel: &'static ConvKernel,
+    /// Algorithms.
+    pub policy: Policy,
+    /// Threads.
+    pub pool: Arc<Pool>,
+}
+
 /// A region whose shapes are not known yet: becomes a [`RegionOp`] when tract knows them.
 #[derive(Clone)]
 pub struct RegionNode {
     pub graph: Arc<Graph>,
-    pub kernel: &'static ConvKernel,
-    pub policy: Policy,
-    pub pool: Arc<Pool>,
+    pub engine: Engine,
     /// Where the planned program is left for reports.
     pub planned: Arc<Mutex<Option<Arc<Program>>>>,
 }
@@ -67,9 +76,9 @@ impl Expansion for RegionNode {
             .iter()
             .map(|&i| Ok(model.outlet_fact(i)?.shape.as_concrete().context("an int8 region needs fixed shapes")?.to_vec()))
             .collect::<TractResult<_>>()?;
-        let program = Arc::new(plan::build(&self.graph, self.kernel, self.policy, self.shape_of(&shapes))?);
+        let program = Arc::new(plan::build(&self.graph, self.engine.kernel, self.engine.policy, self.shape_of(&shapes))?);
         *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.clone());
-        let executor = Executor::new(program.clone(), self.pool.clone());
+        let executor = Executor::new(program.clone(), self.engine.pool.clone());
         model.wire_node(prefix, RegionOp { program, executor: Arc::new(Mutex::new(executor)) }, inputs)
     }
 }

@@ -2,11 +2,10 @@
 
 use super::lower::{self, Fallback, Lowered, REGION_OP};
 use super::onnx::{self, ModelProto};
-use super::region::RegionNode;
-use crate::exec::{Executor, Pool};
-use crate::kernels::ConvKernel;
+use super::region::{Engine, RegionNode};
+use crate::exec::Executor;
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
-use crate::plan::{self, Policy, Program};
+use crate::plan::{self, Program};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -41,7 +40,7 @@ pub struct Imported {
 }
 
 /// Reads, lowers and plans a model file.
-pub fn import(path: &Path, kernel: &'static ConvKernel, policy: Policy, pool: &Arc<Pool>) -> Result<Imported> {
+pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
     let proto = onnx::load(path)?;
     let metadata = metadata(&proto)?;
     let graph = onnx::graph(&proto)?;
@@ -50,34 +49,27 @@ pub fn import(path: &Path, kernel: &'static ConvKernel, policy: Policy, pool: &A
     let lowered = lower::lower(&proto)?;
     drop(proto);
     let quantized = !lowered.regions.is_empty();
-    match assemble(lowered, metadata, &input_name, input_shape.clone(), kernel, pool) {
+    match assemble(lowered, metadata, &input_name, input_shape.clone(), engine) {
         // Shapes are known only now: what the integer kernels cannot take (a sequence, a matrix) still runs in float.
         // The file is read again, rather than kept, because it may be as large as memory.
         Err(why @ (Error::Shape(_) | Error::UnsupportedModel(_) | Error::Tract(_))) if quantized => {
             let proto = onnx::load(path)?;
             let (metadata, lowered) = (self::metadata(&proto)?, lower::keep(proto, &format!("no int8 region can be planned: {why}"))?);
-            assemble(lowered, metadata, &input_name, input_shape, kernel, pool).map_err(|_| why)
+            assemble(lowered, metadata, &input_name, input_shape, engine).map_err(|_| why)
         }
         result => result,
     }
 }
 
 /// Plans the regions and the rest of a model.
-fn assemble(
-    lowered: Lowered,
-    metadata: Metadata,
-    input_name: &str,
-    input_shape: Vec<usize>,
-    kernel: &'static ConvKernel,
-    pool: &Arc<Pool>,
-) -> Result<Imported> {
+fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape: Vec<usize>, engine: &Engine) -> Result<Imported> {
     let Lowered { regions, rest, fallbacks } = lowered;
     let outputs: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
     let whole = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == outputs;
     if whole {
-        let program = Arc::new(plan::build(&regions[0], kernel, policy, |_| Ok(input_shape.clone()))?);
+        let program = Arc::new(plan::build(&regions[0], engine.kernel, engine.policy, |_| Ok(input_shape.clone()))?);
         let output_len = program.targets[0].shape.iter().product();
-        let executor = Executor::new(program.clone(), pool.clone());
+        let executor = Executor::new(program.clone(), engine.pool.clone());
         return Ok(Imported {
             metadata,
             input_shape,
@@ -94,7 +86,7 @@ fn assemble(
         .map(|graph| {
             let slot = Arc::new(Mutex::new(None));
             planned.push(slot.clone());
-            RegionNode { graph: Arc::new(graph), kernel, policy, pool: pool.clone(), planned: slot }
+            RegionNode { graph: Arc::new(graph), engine: engine.clone(), planned: slot }
         })
         .collect();
     let (plan, output_len) = guarded(|| plan_rest(rest, input_name, &input_shape, nodes))?;

@@ -288,9 +288,7 @@ unsafe fn avx2_tile(t: &TileArgs<'_>) {
 #[inline(always)]
 fn settled<T: Copy, const MR: usize>(acc: &[[T; 2]; MR]) -> [[T; 2]; MR] {
     let mut done = [acc[0]; MR];
-    for i in 1..MR {
-        done[i] = acc[i];
-    }
+    done.copy_from_slice(acc);
     done
 }
 

@@ -57,7 +57,7 @@ pub fn golden(name: &str) -> PathBuf {
 }
 
 pub fn load(path: &Path, isa: Option<&str>, threads: usize) -> Model {
-    let options = LoadOptions { threads, isa: isa.map(String::from) };
+    let options = LoadOptions { threads, isa: isa.map(String::from), ..Default::default() };
     Model::load(path, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

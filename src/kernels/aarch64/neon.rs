@@ -25,6 +25,7 @@ pub const NEON: ConvKernel = ConvKernel {
     mr: MR,
     nr: NR,
     kr: KR,
+    winograd: None,
     supported: || true,
     run: neon_tile,
 };
