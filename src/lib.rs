@@ -13,5 +13,6 @@ pub mod metadata;
 pub mod model;
 pub mod plan;
 pub mod report;
+pub mod source;
 
 pub use error::{Error, Result};
