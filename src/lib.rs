@@ -15,5 +15,6 @@ pub mod metadata;
 pub mod model;
 pub mod plan;
 pub mod report;
+pub mod source;
 
 pub use error::{Error, Result};

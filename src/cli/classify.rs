@@ -1,6 +1,6 @@
 //! The default command: pictures in, labels out.
 
-use super::{RunArgs, label, preprocess, progress};
+use super::{RunArgs, frames, label, preprocess, progress};
 use clap::Args;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
@@ -14,19 +14,22 @@ use std::time::Instant;
 pub struct ClassifyArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
-    model: PathBuf,
+    pub model: PathBuf,
     /// Pictures, or folders of pictures: PNG, JPEG, BMP, PNM.
-    #[arg(short, long, num_args = 1.., value_name = "PATH", required = true)]
+    #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present = "frames")]
     image: Vec<PathBuf>,
+    /// A recorded stream of frames; `-` is standard input. See `edge-infer record`.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "image")]
+    frames: Option<PathBuf>,
     /// How many classes to print.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    top: u32,
-    /// One JSON object per picture and line.
+    pub top: u32,
+    /// One JSON object per picture or frame and line.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Add the raw outputs to the JSON.
     #[arg(long, requires = "json")]
-    logits: bool,
+    pub logits: bool,
 }
 
 /// One classified picture.
@@ -43,13 +46,16 @@ struct Answer<'a> {
 }
 
 #[derive(Serialize)]
-struct Class {
-    index: usize,
-    label: String,
-    probability: f32,
+pub struct Class {
+    pub index: usize,
+    pub label: String,
+    pub probability: f32,
 }
 
 pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Some(frames) = &args.frames {
+        return frames::run(frames, args, run);
+    }
     let pictures = image::collect(&args.image)?;
     let start = Instant::now();
     let mut model = run.load(&args.model)?;
@@ -94,7 +100,7 @@ pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-fn milliseconds(since: Instant) -> f64 {
+pub fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
@@ -114,7 +120,7 @@ fn one<'m>(
 }
 
 /// Softmax in f64, then the `count` most probable classes; ties keep the order of the classes.
-fn top(logits: &[f32], count: usize, labels: &[String]) -> Vec<Class> {
+pub fn top(logits: &[f32], count: usize, labels: &[String]) -> Vec<Class> {
     let max = logits.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
     let exp: Vec<f64> = logits.iter().map(|&v| f64::from(v - max).exp()).collect();
     let sum: f64 = exp.iter().sum();

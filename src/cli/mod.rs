@@ -3,7 +3,9 @@
 mod bench;
 mod classify;
 mod compare;
+mod frames;
 mod inspect;
+mod record;
 mod tensor;
 
 use anyhow::Context;
@@ -25,6 +27,8 @@ use std::process::ExitCode;
 Examples:
   edge-infer --model r18q.onnx --image cat.jpg photos/      label pictures and folders of pictures
   edge-infer --model r18q.onnx --image cat.jpg --json       one JSON object per picture
+  edge-infer record -o photos.frames photos/                a stream of frames, as a camera sends it
+  edge-infer --model r18q.onnx --frames photos.frames       label every frame of a stream
   edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
   edge-infer bench --model r18q.onnx --layers               latency, per layer too
   edge-infer compare r18.onnx r18q.onnx photos/             agreement and speed of two models
@@ -47,6 +51,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
     Tensor(tensor::TensorArgs),
+    Record(record::RecordArgs),
 }
 
 /// Flags of every command that runs a model.
@@ -72,6 +77,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Inspect(args)), _) => inspect::run(&args, &cli.run),
         (Some(Command::Compare(args)), _) => compare::run(&args, &cli.run),
         (Some(Command::Tensor(args)), _) => tensor::run(&args, &cli.run),
+        (Some(Command::Record(args)), _) => record::run(&args),
         (None, Some(args)) => classify::run(&args, &cli.run),
         (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
     };

@@ -48,23 +48,53 @@ pub fn validate(p: &Preprocess) -> Result<()> {
 
 /// Decodes a file to as many channels as `color` wants.
 pub fn decode(path: &Path, color: Color) -> Result<Picture> {
-    let bad = |e: image::ImageError| Error::image(path, format!("{e}; PNG, JPEG, BMP and PNM are read"));
     let open = || image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e));
+    let bad = |e: image::ImageError| Error::image(path, format!("{e}; PNG, JPEG, BMP and PNM are read"));
     let (width, height) = open()?.into_dimensions().map_err(bad)?;
+    check_size(width, height).map_err(|reason| Error::image(path, reason))?;
+    Ok(Picture::new(limited(open()?).decode().map_err(bad)?, color))
+}
+
+/// Decodes a JPEG file in memory.
+pub fn decode_jpeg(bytes: &[u8], color: Color) -> Result<Picture, String> {
+    let reader = || image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Jpeg);
+    let (width, height) = reader().into_dimensions().map_err(|e| e.to_string())?;
+    check_size(width, height)?;
+    Ok(Picture::new(limited(reader()).decode().map_err(|e| e.to_string())?, color))
+}
+
+/// Refuses sizes that would take too much memory.
+pub fn check_size(width: u32, height: u32) -> Result<(), String> {
     if width == 0 || height == 0 || width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(Error::image(
-            path,
-            format!("{width}×{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read: scale it down"),
-        ));
+        return Err(format!("{width}×{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read: scale it down"));
     }
-    let mut reader = open()?;
+    Ok(())
+}
+
+fn limited<R: std::io::BufRead + std::io::Seek>(mut reader: image::ImageReader<R>) -> image::ImageReader<R> {
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(1 << 30);
     reader.limits(limits);
-    let decoded = reader.decode().map_err(bad)?;
-    let channels = color.channels();
-    let data = if channels == 1 { decoded.into_luma8().into_raw() } else { decoded.into_rgb8().into_raw() };
-    Ok(Picture { width, height, data, channels })
+    reader
+}
+
+impl Picture {
+    /// A decoded picture, with as many channels as `color` wants.
+    pub fn new(decoded: image::DynamicImage, color: Color) -> Self {
+        let (width, height, channels) = (decoded.width(), decoded.height(), color.channels());
+        let data = if channels == 1 { decoded.into_luma8().into_raw() } else { decoded.into_rgb8().into_raw() };
+        Picture { width, height, data, channels }
+    }
+
+    /// Scaled to exactly this size, filtered as the networks' inputs are.
+    pub fn resized(&self, width: u32, height: u32) -> Result<Picture, String> {
+        check_size(width, height)?;
+        let kind = pixel_type(self.channels);
+        let source = ImageRef::new(self.width, self.height, &self.data, kind).map_err(|e| e.to_string())?;
+        let mut resized = Image::new(width, height, kind);
+        Resizer::new().resize(&source, &mut resized, &filter()).map_err(|e| e.to_string())?;
+        Ok(Picture { width, height, data: resized.into_vec(), channels: self.channels })
+    }
 }
 
 /// Prepares pictures; keeps its buffers from one to the next.
@@ -114,8 +144,7 @@ impl Preprocessor {
         if (self.resized.width(), self.resized.height()) != (w, h) {
             self.resized = Image::new(w, h, pixel_type(channels));
         }
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        self.resizer.resize(&source, &mut self.resized, &options).map_err(|e| e.to_string())?;
+        self.resizer.resize(&source, &mut self.resized, &filter()).map_err(|e| e.to_string())?;
         // torchvision's CenterCrop rounds half to even.
         let middle = |full: u32, part: u32| (f64::from(full - part) / 2.0).round_ties_even() as usize;
         let (left, top) = (middle(w, self.p.width), middle(h, self.p.height));
@@ -130,6 +159,10 @@ impl Preprocessor {
         }
         Ok(())
     }
+}
+
+fn filter() -> ResizeOptions {
+    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
 }
 
 fn pixel_type(channels: usize) -> PixelType {

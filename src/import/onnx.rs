@@ -40,9 +40,17 @@ pub fn decode(bytes: &[u8]) -> Result<ModelProto> {
 
 /// Writes bytes so that readers see the old file or the whole new one, never a part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically_with(path, |file| file.write_all(bytes).map_err(|e| Error::io(path, e)))
+}
+
+/// The same, for what is made piece by piece. Nothing is written where `write` fails.
+pub fn write_atomically_with<E: From<Error>>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(path, e))?;
-    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
+    let mut buffered = std::io::BufWriter::new(&mut file);
+    write(&mut buffered)?;
+    buffered.flush().map_err(|e| Error::io(path, e))?;
+    drop(buffered);
     file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
     // Temporary files are private; a model should have the permissions of any new file.
     #[cfg(unix)]

@@ -1,0 +1,152 @@
+//! Pictures → `edge-infer record` → `edge-infer --frames`: the labels are those of the same pictures from files.
+
+use assert_cmd::Command;
+use edge_faults::{Faults, FaultyLink};
+use std::path::{Path, PathBuf};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/thinq.onnx");
+/// Ten pictures of Fashion-MNIST (MIT licence), one a class.
+const PICTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures");
+const COUNT: usize = 10;
+const CHUNK: usize = 128;
+
+fn edge_infer() -> Command {
+    let mut command = Command::cargo_bin("edge-infer").unwrap();
+    command.args(["--threads", "1"]);
+    command
+}
+
+struct Answers {
+    code: i32,
+    lines: Vec<serde_json::Value>,
+    stderr: String,
+}
+
+fn answers(mut command: Command) -> Answers {
+    let output = command.output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    Answers {
+        code: output.status.code().unwrap(),
+        lines: stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn from_files() -> Answers {
+    let mut command = edge_infer();
+    command.args(["--model", MODEL, "--json", "--logits", "--image", PICTURES]);
+    answers(command)
+}
+
+fn from_stream(stream: &[u8]) -> Answers {
+    let mut command = edge_infer();
+    command.args(["--model", MODEL, "--json", "--logits", "--frames", "-"]).write_stdin(stream);
+    answers(command)
+}
+
+fn record(folder: &Path, arguments: &[&str], pictures: &str) -> PathBuf {
+    let stream = folder.join("stream.frames");
+    let mut command = edge_infer();
+    command.args(["record", "--chunk", &CHUNK.to_string(), "-o"]).arg(&stream).args(arguments).arg(pictures);
+    command.assert().success();
+    stream
+}
+
+fn label(answer: &serde_json::Value) -> &str {
+    answer["top"][0]["label"].as_str().unwrap()
+}
+
+#[test]
+fn frames_get_the_labels_of_their_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = from_files();
+    assert_eq!((files.code, files.lines.len()), (0, COUNT), "{}", files.stderr);
+    // Greys survive all but the last two exactly.
+    for (format, exact) in [("gray8", true), ("yuv422", true), ("rgb888", true), ("rgb565", false), ("jpeg", false)] {
+        let stream = std::fs::read(record(folder.path(), &["--format", format, "--fps", "10"], PICTURES)).unwrap();
+        let frames = from_stream(&stream);
+        assert_eq!((frames.code, frames.lines.len()), (0, COUNT), "{format}: {}", frames.stderr);
+        for (i, (a, b)) in files.lines.iter().zip(&frames.lines).enumerate() {
+            assert_eq!(label(a), label(b), "{format}: {}", a["image"]);
+            assert!(!exact || a["logits"] == b["logits"], "{format}: {}", a["image"]);
+            assert_eq!((&b["sequence"], &b["timestamp_us"], &b["format"]), (&i.into(), &(i * 100_000).into(), &format.into()));
+        }
+        assert!(frames.stderr.contains("skipped: 0 incomplete, 0 corrupted, 0 undecodable, 0 missing"), "{}", frames.stderr);
+    }
+}
+
+#[test]
+fn jpeg_files_are_sent_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("bag.jpg");
+    image::open(Path::new(PICTURES).join("bag.png")).unwrap().to_rgb8().save(&picture).unwrap();
+    let stream = std::fs::read(record(folder.path(), &[], picture.to_str().unwrap())).unwrap();
+    let mut command = edge_infer();
+    command.args(["--model", MODEL, "--json", "--logits", "--image"]).arg(&picture);
+    assert_eq!(answers(command).lines[0]["logits"], from_stream(&stream).lines[0]["logits"]);
+}
+
+#[test]
+fn text_names_sequence_time_label_and_latency() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = record(folder.path(), &["--format", "rgb565", "--size", "64x48", "--fps", "4"], PICTURES);
+    let output = edge_infer().args(["--model", MODEL, "--frames"]).arg(stream).assert().success().get_output().stdout.clone();
+    let text = String::from_utf8(output).unwrap();
+    let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((&words[..4], words.last()), (&["1", "0.250000", "s", "Bag"][..], Some(&"ms")), "{text}");
+}
+
+#[test]
+fn damage_costs_frames_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = std::fs::read(record(folder.path(), &["--format", "gray8"], PICTURES)).unwrap();
+    let files = from_files();
+    let faults = Faults { bit_error_rate: 5e-5, drop: 0.02, duplicate: 0.1, reorder: 0.1, reorder_by: 2, disconnect: 0.01, garbage: 0.1 };
+    let mut lost = 0;
+    for seed in 0..8 {
+        let (mut link, mut bytes) = (FaultyLink::new(faults, seed), Vec::new());
+        // 28×28 bytes are six chunks of 128 and one of 16.
+        for frame in stream.chunks(7 * 40 + 784) {
+            frame.chunks(40 + CHUNK).for_each(|packet| link.send(packet, &mut bytes));
+        }
+        link.flush(&mut bytes);
+        let frames = from_stream(&bytes);
+        lost += COUNT - frames.lines.len();
+        assert_eq!(frames.code, i32::from(frames.lines.is_empty()));
+        for answer in &frames.lines {
+            let picture = answer["sequence"].as_u64().unwrap() as usize;
+            assert_eq!(answer["logits"], files.lines[picture]["logits"], "seed {seed}, frame {picture}");
+        }
+    }
+    assert!(lost > 0 && lost < 8 * COUNT, "{lost} frames lost");
+}
+
+#[test]
+fn streams_without_a_usable_frame_fail() {
+    for stream in [&b""[..], &[0xED; 5000]] {
+        let answers = from_stream(stream);
+        assert_eq!((answers.code, answers.lines.len()), (1, 0));
+        assert!(answers.stderr.contains("no frame could be classified"), "{}", answers.stderr);
+    }
+    // A whole frame that says it is JPEG, and is not.
+    let payload = [7; 50];
+    let info = edge_wire::FrameInfo::jpeg(8, 8, 50).unwrap();
+    let stream: Vec<u8> = edge_wire::Chunks::new(info, &payload, 64).unwrap().flat_map(|c| [&c.header, c.payload].concat()).collect();
+    let answers = from_stream(&stream);
+    assert_eq!(answers.code, 1);
+    assert!(answers.stderr.contains("1 undecodable"), "{}", answers.stderr);
+}
+
+#[test]
+fn wrong_usage_is_2_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("x.frames");
+    edge_infer().args(["--model", MODEL, "--frames", "-", "--image", PICTURES]).assert().code(2);
+    edge_infer().args(["--model", MODEL]).assert().code(2);
+    edge_infer().args(["record", "--format", "bayer", PICTURES, "-o"]).arg(&output).assert().code(2);
+    edge_infer().args(["record", "--size", "0x5", PICTURES, "-o"]).arg(&output).assert().code(2);
+    // An odd width in YUV 4:2:2 shows only once pictures are read.
+    edge_infer().args(["record", "--format", "yuv422", "--size", "27x28", PICTURES, "-o"]).arg(&output).assert().code(1);
+    edge_infer().args(["--model", MODEL, "--frames"]).arg(&output).assert().code(1);
+    assert!(!output.exists());
+}
