@@ -86,13 +86,19 @@ impl Builder {
                 win.stride[d] = self.rng.between(1, 3);
                 win.dilation[d] = if self.rng.chance(4) { 2 } else { 1 };
                 for side in [d, d + 2] {
-                    // Pools must not have windows of padding only.
                     let most = if pooling { (win.kernel[d] - 1).min(win.kernel[d] / 2) } else { 3 };
                     win.pad[side] = self.rng.between(0, most);
                 }
             }
         }
         let out = win.output([h, w])?;
+        // Pools must not have windows of padding only.
+        let meets = |d: usize, o: usize| {
+            (0..win.kernel[d]).any(|k| (win.pad[d]..[h, w][d] + win.pad[d]).contains(&(o * win.stride[d] + k * win.dilation[d])))
+        };
+        if pooling && (0..2).any(|d| (0..out[d]).any(|o| !meets(d, o))) {
+            return None;
+        }
         (out[0] * out[1] <= 900).then_some((win, out))
     }
 
