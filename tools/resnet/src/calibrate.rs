@@ -4,6 +4,7 @@
 //! at once; that BatchNorm's mean and variance are set before anything behind it runs, so that every layer sees
 //! normalised inputs. Each node runs once per picture; tensors live only until their last reader has run.
 
+use crate::export::value_info;
 use crate::{Error, Result};
 use edge_infer::import::onnx::{self, GraphProto, ModelProto, NodeProto, f32_data, f32_tensor, inputs, outputs};
 use rayon::prelude::*;
@@ -119,7 +120,7 @@ fn run(
     let part = GraphProto {
         name: "segment".into(),
         initializer: graph.initializer.iter().filter(|t| read.contains(t.name.as_str())).cloned().collect(),
-        input: sources.iter().map(|(name, _)| declare(name)).collect(),
+        input: sources.iter().map(|(name, c)| value_info(name, Some(1), c[0].shape().get(1..).unwrap_or_default())).collect(),
         output: made.iter().map(|name| declare(name)).collect(),
         node: nodes,
         ..Default::default()
@@ -127,23 +128,12 @@ fn run(
     let count = sources.first().map_or(0, |(_, c)| c.len());
     let proto = ModelProto { graph: Some(part), ..base };
     let plan = guarded(|| {
-        let mut model = tract_onnx::onnx().model_for_proto_model(&proto)?;
-        for i in 0..sources.len() {
-            let node = model.input_outlets()?[i].node;
-            let name = model.node(node).name.clone();
-            let fact = sources.iter().find(|(n, _)| **n == name).map(|(_, c)| f32::fact(c[0].shape()));
-            model.set_input_fact(i, fact.ok_or_else(|| TractError::msg(format!("unexpected input {name}")))?.into())?;
-        }
+        let model = tract_onnx::onnx().model_for_proto_model(&proto)?;
         model.into_optimized()?.into_runnable()
     })?;
-    let order: Vec<&Column> = {
-        let model = plan.model();
-        let names = model.input_outlets().map_err(tract_error)?.iter().map(|o| model.node(o.node).name.clone());
-        names.filter_map(|n| sources.iter().find(|(s, _)| **s == n).map(|(_, c)| *c)).collect()
-    };
     let one = |i: usize| -> Result<Vec<Arc<Tensor>>> {
         guarded(|| {
-            let inputs: TVec<TValue> = order.iter().map(|c| c[i].clone().into_tvalue()).collect();
+            let inputs: TVec<TValue> = sources.iter().map(|(_, c)| c[i].clone().into_tvalue()).collect();
             Ok(plan.run(inputs)?.into_iter().map(|t| Arc::new(t.into_tensor())).collect())
         })
     };

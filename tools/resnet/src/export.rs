@@ -27,7 +27,7 @@ fn float(name: &str, f: f32) -> AttributeProto {
 }
 
 /// An f32 tensor's declaration; `batch` `None` is a symbolic `batch`.
-fn value_info(name: &str, batch: Option<usize>, dims: &[usize]) -> ValueInfoProto {
+pub(crate) fn value_info(name: &str, batch: Option<usize>, dims: &[usize]) -> ValueInfoProto {
     let fixed = |d: usize| Dim::DimValue(d as i64);
     let values = std::iter::once(batch.map_or(Dim::DimParam("batch".into()), fixed)).chain(dims.iter().map(|&d| fixed(d)));
     let dim = values.map(|v| Dimension { value: Some(v), ..Default::default() }).collect();
