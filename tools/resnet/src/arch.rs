@@ -144,9 +144,10 @@ impl Config {
         let (block, layers) = arch.layers();
         let (promised_groups, promised_width) = arch.promised();
         let one = |name: &str, asked: Option<usize>, promised: Option<usize>, default: usize, max: usize| match (asked, promised) {
-            (Some(a), Some(p)) if a != p => {
-                Err(Error::Usage(format!("{} means --{name} {p}, but {a} is given; take resnet50 or resnet101 for another one", arch.name())))
-            }
+            (Some(a), Some(p)) if a != p => Err(Error::Usage(format!(
+                "{} means --{name} {p}, but {a} is given; take resnet50 or resnet101 for another one",
+                arch.name()
+            ))),
             (Some(a), _) if !(1..=max).contains(&a) => Err(Error::Usage(format!("--{name} {a} is outside 1..={max}"))),
             (a, p) => Ok(a.or(p).unwrap_or(default)),
         };

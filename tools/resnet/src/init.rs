@@ -1,9 +1,9 @@
 //! torchvision's initialisation, reproducible by seed.
 
 use crate::network::{Network, Role};
+use rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use rand_xorshift::XorShiftRng;
-use rand_core::SeedableRng;
 
 /// Values of every parameter, in [`Network::parameters`] order.
 ///

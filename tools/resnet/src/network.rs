@@ -277,7 +277,10 @@ impl Builder {
         let branch = match config.block {
             Block::Basic => {
                 if groups != 1 || config.width_per_group != 64 {
-                    return Err(Error::Usage(format!("{}: BasicBlock supports only --groups 1 and --width-per-group 64", config.arch.name())));
+                    return Err(Error::Usage(format!(
+                        "{}: BasicBlock supports only --groups 1 and --width-per-group 64",
+                        config.arch.name()
+                    )));
                 }
                 if dilation > 1 {
                     return Err(Error::Usage(format!(

@@ -96,15 +96,7 @@ impl fmt::Display for Summary {
         let count = |n: u64| if n == 0 { "-".into() } else { grouped(n) };
         writeln!(f, "{:<26} {:<34} {:>14} {:>12} {:>15}", "layer", "operation", "output", "parameters", "MACs")?;
         for r in &self.layers {
-            writeln!(
-                f,
-                "{:<26} {:<34} {:>14} {:>12} {:>15}",
-                r.name,
-                describe(r.op),
-                shape(r.output),
-                count(r.parameters),
-                count(r.macs)
-            )?;
+            writeln!(f, "{:<26} {:<34} {:>14} {:>12} {:>15}", r.name, describe(r.op), shape(r.output), count(r.parameters), count(r.macs))?;
         }
         write!(
             f,

@@ -78,9 +78,8 @@ fn outputs_are_torchs() {
         let n = network(arch, options).unwrap();
         let bytes = std::fs::read(fixture(&format!("{name}.io.safetensors"))).unwrap();
         let io = SafeTensors::deserialize(&bytes).unwrap();
-        let f32s = |t: &str| -> Vec<f32> {
-            io.tensor(t).unwrap().data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-        };
+        let f32s =
+            |t: &str| -> Vec<f32> { io.tensor(t).unwrap().data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect() };
         let (input, want) = (f32s("input"), f32s("output"));
         let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
         for opset in [11, 17, 21] {

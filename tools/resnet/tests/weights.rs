@@ -34,12 +34,16 @@ fn patched(from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn all_offenders_are_listed_at_once() {
     let mut bytes = patched("\"bn1.running_mean\"", "\"bn1.running_meat\"");
-    for (from, to) in [("\"shape\": [5, 32]", "\"shape\": [32, 5]"), ("\"conv1.weight\": {\"dtype\": \"F16\"", "\"conv1.weight\": {\"dtype\": \"I16\"")] {
+    for (from, to) in
+        [("\"shape\": [5, 32]", "\"shape\": [32, 5]"), ("\"conv1.weight\": {\"dtype\": \"F16\"", "\"conv1.weight\": {\"dtype\": \"I16\"")]
+    {
         let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
     }
     let text = load(&bytes, "w.safetensors").unwrap_err().to_string();
-    for words in ["4 problems", "running_mean: missing", "running_meat: surplus", "fc.weight: its shape is [32, 5]", "conv1.weight: its type is I16"] {
+    for words in
+        ["4 problems", "running_mean: missing", "running_meat: surplus", "fc.weight: its shape is [32, 5]", "conv1.weight: its type is I16"]
+    {
         assert!(text.contains(words), "{words} is not in {text}");
     }
 }
