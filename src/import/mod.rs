@@ -5,4 +5,4 @@ pub mod onnx;
 mod region;
 mod runtime;
 
-pub use runtime::{Imported, import};
+pub use runtime::{Imported, guarded, import};
