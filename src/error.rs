@@ -22,10 +22,10 @@ pub enum Error {
     /// The model is valid, but uses something this program does not support.
     #[error("unsupported model: {0}")]
     UnsupportedModel(String),
-    /// A picture or frame could not be decoded.
+    /// A picture, a frame or a file of input tensors cannot be used.
     #[error("{path}: {reason}", path = path.display())]
     Image {
-        /// The picture.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it, and what to do.
         reason: String,
@@ -47,7 +47,7 @@ impl Error {
         Error::Io { path: path.as_ref().to_owned(), source }
     }
 
-    /// A picture error with its path.
+    /// An error about a file of inputs.
     pub fn image(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
         Error::Image { path: path.as_ref().to_owned(), reason: reason.into() }
     }

@@ -6,4 +6,4 @@ mod region;
 mod runtime;
 
 pub use region::Engine;
-pub use runtime::{Imported, import};
+pub use runtime::{Imported, guarded, import};

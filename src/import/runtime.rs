@@ -133,8 +133,8 @@ fn tract_error(e: TractError) -> Error {
     Error::Tract(format!("{e:#}"))
 }
 
-/// tract panics on some broken graphs: a user gets an error instead.
-fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T> {
+/// Calls tract, which panics on some broken graphs: a user gets an error instead.
+pub fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => result.map_err(tract_error),
         Err(panic) => {

@@ -1,6 +1,7 @@
 //! Calibration inputs: pictures, folders of them, and `.npy`/`.npz` tensors (N×C×H×W, f32).
 
 use crate::{Error, Result};
+use edge_infer::image;
 use edge_infer::metadata::Preprocess;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -34,10 +35,7 @@ impl Inputs {
                     items.extend(rows_of_npy(path, file, shape)?);
                 }
                 Some("npz") => items.extend(rows_of_npz(path, shape)?),
-                _ => {
-                    let pictures = crate::picture::collect(path)?;
-                    items.extend(pictures.into_iter().map(Item::Picture));
-                }
+                _ => items.extend(image::collect(std::slice::from_ref(path))?.into_iter().map(Item::Picture)),
             }
         }
         if items.is_empty() {
@@ -81,7 +79,7 @@ impl Inputs {
         let values = match &self.items[index] {
             Item::Picture(path) => {
                 let preprocess = self.preprocess.as_ref().ok_or_else(|| Error::Usage("pictures need preprocessing settings".into()))?;
-                crate::picture::load_tensor(path, preprocess)?
+                image::load_tensor(path, preprocess)?
             }
             Item::Row(file, path, offset) => {
                 let mut bytes = vec![0; count * 4];
@@ -95,7 +93,7 @@ impl Inputs {
             let path = match &self.items[index] {
                 Item::Picture(p) | Item::Row(_, p, _) => p,
             };
-            return Err(Error::data(path, "it holds NaN or infinity, or too few values"));
+            return Err(Error::image(path, "it holds NaN or infinity, or too few values"));
         }
         Ok(values)
     }
@@ -105,12 +103,12 @@ fn rows(path: &Path, file: File, start: u64, dims: &[u64], shape: &[usize]) -> R
     let one: Vec<u64> = shape[1..].iter().map(|&d| d as u64).collect();
     let elements = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
     if dims.len() != shape.len() || dims[1..] != one[..] || elements.is_none() {
-        return Err(Error::data(path, format!("its shape is {dims:?}, the model wants N×{one:?}")));
+        return Err(Error::image(path, format!("its shape is {dims:?}, the model wants N×{one:?}")));
     }
     let row = 4 * one.iter().product::<u64>();
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
     if length < start + row * dims[0] {
-        return Err(Error::data(path, "the file is truncated"));
+        return Err(Error::image(path, "the file is truncated"));
     }
     let file = std::sync::Arc::new(Mutex::new(file));
     Ok((0..dims[0]).map(|i| Item::Row(file.clone(), path.to_owned(), start + i * row)).collect())
@@ -121,7 +119,7 @@ fn check_header(path: &Path, header: &npyz::NpyHeader) -> Result<()> {
     if f32_le && header.order() == npyz::Order::C {
         Ok(())
     } else {
-        Err(Error::data(path, "little-endian float32 in C order expected: np.ascontiguousarray(x, np.float32)"))
+        Err(Error::image(path, "little-endian float32 in C order expected: np.ascontiguousarray(x, np.float32)"))
     }
 }
 
@@ -149,7 +147,7 @@ fn rows_of_npz(path: &Path, shape: &[usize]) -> Result<Vec<Item>> {
         }
         let mut file = tempfile::tempfile().map_err(io)?;
         let mut writer = std::io::BufWriter::new(&mut file);
-        let data = array.data::<f32>().map_err(|e| Error::data(path, e.to_string()))?;
+        let data = array.data::<f32>().map_err(|e| Error::image(path, e.to_string()))?;
         for value in data {
             writer.write_all(&value.map_err(io)?.to_le_bytes()).map_err(io)?;
         }

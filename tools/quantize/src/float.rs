@@ -1,8 +1,8 @@
 //! Runs ONNX graphs in float through tract; the only module that names tract's engine.
 
+use crate::Result;
 use crate::onnx::{self, ModelProto};
-use crate::{Error, Result};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use edge_infer::import::guarded;
 use std::sync::Arc;
 use tract_onnx::prelude::*;
 
@@ -10,18 +10,6 @@ use tract_onnx::prelude::*;
 pub struct Runner {
     plan: Arc<TypedRunnableModel>,
     shape: Vec<usize>,
-}
-
-/// tract panics on some malformed graphs; that must not end the program.
-fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|e| Error::Tract(format!("{e:#}"))),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
-            Err(Error::Tract(format!("it panicked: {text}")))
-        }
-    }
 }
 
 impl Runner {

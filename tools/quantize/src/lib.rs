@@ -1,6 +1,6 @@
 //! Post-training quantization of float ONNX ResNets to standard int8 QDQ ONNX.
 //!
-//! The stages, one module each: [`onnx`] reads and validates, [`opset`] raises old files to opset 13,
+//! The stages, one module each: [`input`] reads and validates, [`opset`] raises old files to opset 13,
 //! [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
 //! [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
 //! [`qdq`] writes them down, [`report`] measures what was lost.
@@ -8,17 +8,16 @@
 #![warn(missing_docs)]
 
 pub mod data;
-pub mod error;
 pub mod float;
 pub mod fold;
+pub mod input;
 pub mod observe;
-pub mod onnx;
 pub mod opset;
-pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod qdq;
 pub mod report;
 pub mod scheme;
 
-pub use error::{Error, Result};
+pub use edge_infer::import::onnx;
+pub use edge_infer::{Error, Result};

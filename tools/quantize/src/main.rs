@@ -9,7 +9,7 @@ use edge_quantize::onnx::{self, ModelProto};
 use edge_quantize::pipeline::{Options, quantize};
 use edge_quantize::plan::Residual;
 use edge_quantize::scheme::ActivationType;
-use edge_quantize::{Error, Result, fold};
+use edge_quantize::{Error, Result, fold, input};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message;
 use std::io::IsTerminal;
@@ -125,7 +125,7 @@ fn usage(text: impl Into<String>) -> Error {
 /// Flags over the model's own record over ImageNet's customs.
 fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -> Result<Preprocess> {
     let recorded: Option<Preprocess> = match onnx::metadata(model, PREPROCESS_KEY) {
-        Some(text) => Some(serde_json::from_str(text).map_err(|e| Error::Model(format!("metadata `{PREPROCESS_KEY}`: {e}")))?),
+        Some(text) => Some(serde_json::from_str(text).map_err(|e| Error::InvalidModel(format!("metadata `{PREPROCESS_KEY}`: {e}")))?),
         None => None,
     };
     let known = |i: usize| dims.get(i).copied().flatten().and_then(|d| u32::try_from(d).ok());
@@ -189,10 +189,10 @@ fn print(json: bool, report: &impl serde::Serialize, text: impl std::fmt::Displa
 }
 
 fn run_quantize(args: &QuantizeArgs) -> Result<()> {
-    let mut model = onnx::load(&args.model)?;
+    let mut model = input::load(&args.model)?;
     let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
     if dims.len() != 4 {
-        return Err(Error::Model(format!("input `{input}` has {} dimensions, N×C×H×W expected", dims.len())));
+        return Err(Error::InvalidModel(format!("input `{input}` has {} dimensions, N×C×H×W expected", dims.len())));
     }
     let tensors_only = args.calib.iter().all(|p| p.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "npy" | "npz")));
     let preprocess = preprocess(args, &model, &dims)?;
@@ -243,7 +243,7 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
 }
 
 fn run_fold(model: &Path, output: &Path, json: bool) -> Result<()> {
-    let mut model = onnx::load(model)?;
+    let mut model = input::load(model)?;
     let report = fold::fold(&mut model)?;
     onnx::write_atomically(output, &model.encode_to_vec())?;
     let mut text = format!("BatchNorm folded {}, kept {}", report.folded, report.kept.len());
@@ -266,7 +266,7 @@ fn main() -> ExitCode {
         Err(e) => {
             eprintln!("edge-quantize: {e}");
             ExitCode::from(match e {
-                Error::Usage(_) | Error::Picture(edge_infer::Error::Usage(_)) => 2,
+                Error::Usage(_) => 2,
                 _ => 1,
             })
         }

@@ -273,7 +273,7 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<P
         }
     }
     if plan.weighted.is_empty() {
-        return Err(Error::Model("it has no Conv or Gemm with constant float32 weights: nothing to quantize".into()));
+        return Err(Error::UnsupportedModel("it has no Conv or Gemm with constant float32 weights: nothing to quantize".into()));
     }
     let inputs = graph.input.iter().map(|i| i.name.as_str());
     let computed = graph.node.iter().flat_map(outputs);

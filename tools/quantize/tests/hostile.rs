@@ -1,6 +1,7 @@
 //! Broken models give typed errors that name the culprit; none panics.
 mod common;
 use common::*;
+use edge_quantize::input::decode;
 use edge_quantize::onnx::*;
 use proptest::prelude::*;
 
