@@ -11,9 +11,7 @@ const COUNT: usize = 10;
 const CHUNK: usize = 128;
 
 fn edge_infer() -> Command {
-    let mut command = Command::cargo_bin("edge-infer").unwrap();
-    command.args(["--threads", "1"]);
-    command
+    Command::cargo_bin("edge-infer").unwrap()
 }
 
 struct Answers {

@@ -4,6 +4,7 @@ use super::{RunArgs, argmax, label, median, preprocess, progress};
 use clap::Args;
 use edge_infer::Error;
 use edge_infer::image::{self, Preprocessor};
+use edge_infer::metadata::Preprocess;
 use edge_infer::model::Model;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -69,9 +70,13 @@ struct Subject {
 }
 
 impl Subject {
-    fn load(path: &Path, run: &RunArgs) -> anyhow::Result<Self> {
-        let model = run.load(path)?;
-        let preprocessor = Preprocessor::new(preprocess(&model, path)?)?;
+    /// Takes the preprocessing from `other` where the file itself records none: a float model rarely does.
+    fn new(model: Model, path: &Path, other: Option<&Preprocess>) -> anyhow::Result<Self> {
+        let record = match (&model.metadata().preprocess, other) {
+            (None, Some(record)) => record.clone(),
+            _ => preprocess(&model, path)?,
+        };
+        let preprocessor = Preprocessor::new(record)?;
         Ok(Subject { model, path: path.into(), preprocessor, input: vec![], logits: vec![], times: vec![], right: 0 })
     }
 
@@ -102,7 +107,9 @@ fn key(name: &str) -> String {
 
 pub fn run(args: &CompareArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let pictures = image::collect(&args.pictures)?;
-    let (mut a, mut b) = (Subject::load(&args.a, run)?, Subject::load(&args.b, run)?);
+    let (a, b) = (run.load(&args.a)?, run.load(&args.b)?);
+    let [of_a, of_b] = [&a, &b].map(|m| m.metadata().preprocess.clone());
+    let (mut a, mut b) = (Subject::new(a, &args.a, of_b.as_ref())?, Subject::new(b, &args.b, of_a.as_ref())?);
     if a.model.output_len() != b.model.output_len() {
         return Err(Error::Usage(format!("{} and {} classes cannot be compared", a.model.output_len(), b.model.output_len())).into());
     }

@@ -1,4 +1,4 @@
-//! Integer kernels: one scalar definition of every operation ([`reference`]), and per instruction set
+//! Integer kernels: one scalar definition of every operation ([`mod@reference`]), and per instruction set
 //! the convolution microkernels that must equal it bit for bit.
 //!
 //! # Layout

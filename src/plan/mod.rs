@@ -1,4 +1,4 @@
-//! From a [`Graph`] to a [`Program`]: shapes, layouts, packed weights and arena addresses, all decided at load.
+//! From a [`crate::graph::Graph`] to a [`Program`]: shapes, layouts, packed weights and arena addresses, all decided at load.
 
 mod arena;
 mod build;
