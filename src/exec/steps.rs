@@ -230,6 +230,39 @@ unsafe fn fill_halo(arena: *mut u8, dst: &Buffer) {
     }
 }
 
+/// Arena offsets of a tile's pixels; entries past the last pixel repeat it.
+#[derive(Default)]
+struct TilePixels {
+    /// First tap in the source.
+    taps: [usize; MAX_MR],
+    /// Pixel of the output.
+    out: [usize; MAX_MR],
+    /// Pixel of the residual.
+    residual: [usize; MAX_MR],
+}
+
+impl TilePixels {
+    /// Finds pixels `first..first + m` of the output; one division, for they cost more than all else here on small cores.
+    fn locate(&mut self, conv: &Conv, first: usize, m: usize) {
+        let width = conv.dst.shape[1];
+        let (mut y, mut x) = (first / width, first % width);
+        for i in 0..MAX_MR {
+            // The halo covers the padding, so this never goes below the slot.
+            self.taps[i] = conv.src.base
+                + (y * conv.stride[0] + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
+                + (x * conv.stride[1] + conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2];
+            self.out[i] = conv.dst.at(y, x);
+            self.residual[i] = conv.residual.map_or(0, |(r, _)| r.at(y, x));
+            if i + 1 < m {
+                x += 1;
+                if x == width {
+                    (y, x) = (y + 1, 0);
+                }
+            }
+        }
+    }
+}
+
 /// # Safety
 /// As [`run`].
 #[inline(never)]
@@ -241,30 +274,27 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
     let all_blocks = blocks * conv.groups;
     let (pixels, mr, nr) = (oh * ow, kernel.mr, kernel.nr);
     let tiles = pixels.div_ceil(mr);
-    let first_tap = |p: usize| {
-        let (y, x) = (p / ow * conv.stride[0], p % ow * conv.stride[1]);
-        // The halo covers the padding, so this never goes below the slot.
-        conv.src.base
-            + (y + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
-            + (x + conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2]
-    };
-    let mut rows = [std::ptr::null::<u8>(); MAX_MR];
-    let mut row_tile = usize::MAX;
-    for unit in share(tiles * all_blocks, thread, threads) {
-        let (tile, block) = if conv.channels_outer { (unit % tiles, unit / tiles) } else { (unit / all_blocks, unit % all_blocks) };
-        let (group, first) = (block / blocks, block % blocks * nr);
-        let m = mr.min(pixels - tile * mr);
-        let pixel = |i: usize| tile * mr + i.min(m - 1);
-        if tile != row_tile {
-            row_tile = tile;
-            for (i, row) in rows.iter_mut().enumerate().take(mr) {
-                // SAFETY: within the source's slot.
-                *row = unsafe { arena.add(first_tap(pixel(i))) };
-            }
+    let inner_count = if conv.channels_outer { tiles } else { all_blocks }.max(1);
+    let units = share(tiles * all_blocks, thread, threads);
+    let (mut outer, mut inner) = (units.start / inner_count, units.start % inner_count);
+    let mut located = TilePixels::default();
+    let mut located_tile = usize::MAX;
+    for _ in units {
+        let (tile, block) = if conv.channels_outer { (inner, outer) } else { (outer, inner) };
+        inner += 1;
+        if inner == inner_count {
+            (outer, inner) = (outer + 1, 0);
         }
-        let channel = group * out_per_group + first;
+        let group = if conv.groups == 1 { 0 } else { block / blocks };
+        let first = (block - group * blocks) * nr;
+        let m = mr.min(pixels - tile * mr);
+        if tile != located_tile {
+            located_tile = tile;
+            located.locate(conv, tile * mr, m);
+        }
+        let (channel, group_start) = (group * out_per_group + first, group * in_per_group);
         let mut args = TileArgs {
-            rows,
+            rows: [std::ptr::null(); MAX_MR],
             residual: [std::ptr::null(); MAX_MR],
             out: [std::ptr::null_mut(); MAX_MR],
             runs: &conv.runs,
@@ -278,16 +308,13 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
         };
         // SAFETY: addresses lie in their slots; the tile's pixels and channels are this thread's alone.
         unsafe {
-            if group > 0 {
-                for row in &mut args.rows[..mr] {
-                    *row = row.add(group * in_per_group);
-                }
+            for i in 0..MAX_MR {
+                args.rows[i] = arena.add(located.taps[i] + group_start);
+                args.out[i] = arena.add(located.out[i] + channel);
             }
-            for i in 0..m {
-                let (y, x) = (pixel(i) / ow, pixel(i) % ow);
-                args.out[i] = arena.add(conv.dst.at(y, x) + channel);
-                if let Some((residual, _)) = &conv.residual {
-                    args.residual[i] = arena.add(residual.at(y, x) + channel);
+            if conv.residual.is_some() {
+                for i in 0..MAX_MR {
+                    args.residual[i] = arena.add(located.residual[i] + channel);
                 }
             }
             (kernel.run)(&args);
