@@ -2,7 +2,9 @@
 
 use super::{Memory, winograd};
 use crate::graph::Window;
-use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, SimdLevel, TileArgs};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::SimdLevel;
+use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, TileArgs};
 use crate::plan::{Buffer, Conv, GemmOutput, Step};
 use std::ops::Range;
 
@@ -17,13 +19,13 @@ pub fn share(total: usize, thread: usize, threads: usize) -> Range<usize> {
 pub unsafe fn run(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: usize, threads: usize) {
     // SAFETY: a supported kernel's level is supported too.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
         match kernel.level {
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => run_avx512(kernel, step, memory, thread, threads),
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => run_avx2(kernel, step, memory, thread, threads),
-            _ => run_plain(kernel, step, memory, thread, threads),
+            SimdLevel::Avx512 => return run_avx512(kernel, step, memory, thread, threads),
+            SimdLevel::Avx2 => return run_avx2(kernel, step, memory, thread, threads),
+            SimdLevel::Baseline => {}
         }
+        run_plain(kernel, step, memory, thread, threads)
     }
 }
 
