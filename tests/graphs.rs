@@ -235,7 +235,7 @@ fn check(seed: u64, nodes: usize) {
         if policy == Policy::Winograd && kernel.winograd.is_none() {
             continue;
         }
-        let program = Arc::new(plan::build(&graph, kernel, policy, |_| Ok(vec![1, c, h, w])).unwrap());
+        let program = Arc::new(plan::build(&graph, kernel, policy, 1, |_| Ok(vec![1, c, h, w])).unwrap());
         for pool in pools() {
             let mut executor = Executor::new(program.clone(), pool.clone());
             // Twice: the second inference finds the first one's leftovers in the arena.

@@ -301,6 +301,7 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
             out: [std::ptr::null_mut(); MAX_MR],
             runs: &conv.runs,
             weights: &conv.weights[block * conv.block_len..][..conv.block_len],
+            narrow: conv.narrow,
             bias: &conv.bias[block * nr..][..nr],
             mult: &conv.mult[block * nr..][..nr],
             requant: conv.requant,

@@ -2,7 +2,7 @@
 
 use super::steps::share;
 use crate::kernels::Domain;
-use crate::kernels::winograd::{LANES, OUT_LANES, PATCH, POINTS, TILE, transform_input, transform_output};
+use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, TILE, transform_input, transform_output};
 use crate::plan::Winograd;
 use std::ops::Range;
 
@@ -11,10 +11,17 @@ use std::ops::Range;
 /// the processor supports the kernel.
 #[inline(always)]
 pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut u8, thread: usize, threads: usize) {
-    let tiles = share(conv.tiles[0] * conv.tiles[1], thread, threads);
     let (mr, nr, depth) = (conv.kernel.mr, conv.kernel.nr, conv.depth);
+    let (all_tiles, all_blocks) = (conv.tiles[0] * conv.tiles[1], conv.bias.len() / nr);
+    // Few tiles are not worth dividing: each thread transforms all of them, and reads its share of the weights only.
+    let (tiles, blocks) = if all_tiles < 2 * mr * threads && all_blocks >= threads {
+        (0..all_tiles, share(all_blocks, thread, threads))
+    } else {
+        (share(all_tiles, thread, threads), 0..all_blocks)
+    };
     let v = scratch.cast::<i16>();
-    // SAFETY (all blocks below): `v` takes a strip of every point, `m` one block of every point; both lie in the scratch.
+    // SAFETY (all blocks below): `v` takes a strip of every point, `m` a batch of one block's products of every point; both
+    // lie in the scratch.
     let m = unsafe { v.add(POINTS * conv.strip * depth) }.cast::<i32>();
     for first in tiles.clone().step_by(conv.strip) {
         let strip = first..(first + conv.strip).min(tiles.end);
@@ -22,17 +29,22 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
             unsafe { load_tile(domain, conv, arena, tile, v.add(row * depth)) };
         }
         let panel = depth * nr;
-        for (block, weights) in conv.weights.chunks_exact(POINTS * panel).enumerate() {
-            for row in (0..strip.len()).step_by(mr) {
-                let rows = mr.min(strip.len() - row);
+        for block in blocks.clone() {
+            let weights = conv.weights[block * POINTS * panel..][..POINTS * panel].as_ptr();
+            for start in (0..strip.len()).step_by(conv.batch) {
+                let batch = start..(start + conv.batch).min(strip.len());
                 for point in 0..POINTS {
-                    let v = unsafe { v.add((point * conv.strip + row) * depth) };
-                    unsafe { (conv.kernel.run)(v, weights.as_ptr().add(point * panel), m.add(point * mr * nr), depth, rows) };
+                    for row in batch.clone().step_by(mr) {
+                        let v = unsafe { v.add((point * conv.strip + row) * depth) };
+                        let m = unsafe { m.add((point * conv.batch + row - start) * nr) };
+                        unsafe { (conv.kernel.run)(v, weights.add(point * panel), m, depth, mr.min(batch.end - row)) };
+                    }
                 }
-                for i in 0..rows {
+                for row in batch.clone() {
                     for channel in (0..nr).step_by(OUT_LANES) {
-                        let product = |point: usize| unsafe { &*m.add((point * mr + i) * nr + channel).cast::<[i32; OUT_LANES]>() };
-                        unsafe { store_tile(domain, conv, arena, first + row + i, block * nr + channel, product) };
+                        let product =
+                            |point: usize| unsafe { &*m.add((point * conv.batch + row - start) * nr + channel).cast::<[i32; OUT_LANES]>() };
+                        unsafe { store_tile(domain, conv, arena, first + row, block * nr + channel, product) };
                     }
                 }
             }
@@ -55,7 +67,7 @@ fn widen(domain: Domain, bytes: &[u8; LANES], out: &mut [i16; LANES]) {
 ///
 /// # Safety
 /// As [`run`]; `v` has a row to write at every point.
-#[inline(always)]
+#[inline(never)]
 unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usize, v: *mut i16) {
     let (src, point_stride) = (&conv.src, conv.strip * conv.depth);
     let (ty, tx) = (tile / conv.tiles[1], tile % conv.tiles[1]);
@@ -83,7 +95,7 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usi
 ///
 /// # Safety
 /// As [`run`].
-#[inline(always)]
+#[inline(never)]
 unsafe fn store_tile<'a>(
     domain: Domain,
     conv: &Winograd,
@@ -102,31 +114,17 @@ unsafe fn store_tile<'a>(
     let mut sums = [[[0; OUT_LANES]; TILE]; TILE];
     transform_output(product, &mut sums);
     let lanes = channel..channel + OUT_LANES;
-    let (Ok(bias), Ok(mult)) = (<&[i32; OUT_LANES]>::try_from(&conv.bias[lanes.clone()]), <&[f32; OUT_LANES]>::try_from(&conv.mult[lanes]))
-    else {
-        return;
-    };
-    for y in ys.clone() {
-        for x in xs.clone() {
-            let sums = &sums[y - ys.start][x - xs.start];
-            let mut real = [0f32; OUT_LANES];
-            for i in 0..OUT_LANES {
-                real[i] = sums[i].wrapping_add(bias[i]) as f32 * mult[i];
-            }
+    // SAFETY: `bias` and `mult` are padded to whole blocks.
+    let finish = unsafe { Finish::new(&conv.bias[lanes.clone()], &conv.mult[lanes], conv.requant, conv.residual.map(|(_, p)| p)) };
+    for (y, sums) in ys.zip(&sums) {
+        for (x, sums) in xs.clone().zip(sums) {
+            let mut bytes = [0u8; OUT_LANES];
             // SAFETY: `n` channels of a pixel of the picture; the residual has the output's shape.
             unsafe {
-                if let Some((residual, params)) = &conv.residual {
-                    let mut bytes = [0u8; OUT_LANES];
+                if let Some((residual, _)) = &conv.residual {
                     copy(arena.add(residual.at(y, x) + channel), bytes.as_mut_ptr(), n);
-                    for i in 0..OUT_LANES {
-                        real[i] += (domain.decode(bytes[i]) - params.zero_point) as f32 * params.mult;
-                    }
                 }
-                let mut bytes = [0u8; OUT_LANES];
-                for i in 0..OUT_LANES {
-                    bytes[i] = conv.requant.quantize(real[i]);
-                }
-                copy(bytes.as_ptr(), arena.add(dst.at(y, x) + channel), n);
+                copy(finish.pixel(domain, sums, &bytes).as_ptr(), arena.add(dst.at(y, x) + channel), n);
             }
         }
     }

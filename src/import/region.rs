@@ -76,7 +76,8 @@ impl Expansion for RegionNode {
             .iter()
             .map(|&i| Ok(model.outlet_fact(i)?.shape.as_concrete().context("an int8 region needs fixed shapes")?.to_vec()))
             .collect::<TractResult<_>>()?;
-        let program = Arc::new(plan::build(&self.graph, self.engine.kernel, self.engine.policy, self.shape_of(&shapes))?);
+        let program =
+            Arc::new(plan::build(&self.graph, self.engine.kernel, self.engine.policy, self.engine.pool.threads(), self.shape_of(&shapes))?);
         *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.clone());
         let executor = Executor::new(program.clone(), self.engine.pool.clone());
         model.wire_node(prefix, RegionOp { program, executor: Arc::new(Mutex::new(executor)) }, inputs)

@@ -67,7 +67,7 @@ fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape:
     let outputs: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
     let whole = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == outputs;
     if whole {
-        let program = Arc::new(plan::build(&regions[0], engine.kernel, engine.policy, |_| Ok(input_shape.clone()))?);
+        let program = Arc::new(plan::build(&regions[0], engine.kernel, engine.policy, engine.pool.threads(), |_| Ok(input_shape.clone()))?);
         let output_len = program.targets[0].shape.iter().product();
         let executor = Executor::new(program.clone(), engine.pool.clone());
         return Ok(Imported {

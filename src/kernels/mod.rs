@@ -126,6 +126,8 @@ pub struct TileArgs<'a> {
     pub runs: &'a [Run],
     /// Packed weights of this block of channels: `Σ steps · nr · kr` bytes.
     pub weights: &'a [i8],
+    /// No weight is −128: two products of bytes then fit 16 bits.
+    pub narrow: bool,
     /// Bias per channel of the block, `nr` long.
     pub bias: &'a [i32],
     /// Multiplier per channel of the block, `nr` long.

@@ -114,6 +114,7 @@ fn solve(p: &Problem, kernel: &ConvKernel) -> Vec<u8> {
                 out: std::array::from_fn(|i| out_base.wrapping_add(guard + row(i) * p.channels + first)),
                 runs: &runs,
                 weights: &packed[block * block_len..][..block_len],
+                narrow: !packed[block * block_len..][..block_len].contains(&i8::MIN),
                 bias: &block_bias,
                 mult: &block_mult,
                 requant,

@@ -11,14 +11,20 @@
 //! has an inverse modulo 2³²; thus `Y` is exact if `|Y| < 2²⁵`, which [`is_exact`] proves from the real weights of each
 //! output channel. Results then equal the direct convolution bit for bit.
 
+#[cfg(target_arch = "aarch64")]
+use super::aarch64::Epilogue;
+use super::{Domain, Requant, ResidualParams};
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
+
 /// Output pixels of a tile, a side.
 pub const TILE: usize = 4;
 /// Input pixels of a tile, a side.
 pub const PATCH: usize = 6;
 /// Independent matrix products.
 pub const POINTS: usize = PATCH * PATCH;
-/// Channels that transforms handle at once; the depth of `U` and `V` is padded to a multiple of it.
-pub const LANES: usize = 32;
+/// Channels that input transforms handle at once, one register; the depth of `U` and `V` is padded to a multiple of it.
+pub const LANES: usize = if cfg!(target_arch = "aarch64") { 8 } else { 32 };
 /// 9⁻¹ modulo 2³².
 const INVERSE_OF_9: i32 = 954_437_177;
 /// log₂ of what `output_1d` leaves out of each result.
@@ -40,6 +46,7 @@ pub struct WinogradKernel {
     /// Transforming one input or output channel of one tile, in multiply-accumulates of the direct kernel.
     pub transform_cost: [f64; 2],
     /// Transformed weights are eight times as large; above this size, reading them costs what multiplying less gains.
+    /// For one thread: several gain less time each, and share what memory delivers.
     pub max_weight_bytes: usize,
     /// Computes one block.
     ///
@@ -70,8 +77,12 @@ pub unsafe fn reference<const NR: usize, const KR: usize>(v: *const i16, u: *con
 }
 
 /// True if a 3×3 filter of these weights (all channels of one output) gives `|Σ w·x| < 2²⁵` for all bytes `x`.
-pub fn is_exact(filter: &[i8]) -> bool {
-    filter.iter().map(|&w| u64::from(w.unsigned_abs())).sum::<u64>() * 255 < 1 << 25
+pub fn is_exact(domain: Domain, filter: &[i8]) -> bool {
+    let (positive, negative) = filter.iter().fold((0, 0), |(p, n), &w| (p + i64::from(w.max(0)), n + i64::from(w.min(0))));
+    let (lo, hi) = domain.range();
+    let (lo, hi) = (i64::from(lo), i64::from(hi));
+    let (least, most) = (lo * positive + hi * negative, hi * positive + lo * negative);
+    least > -(1 << 25) && most < 1 << 25
 }
 
 /// `Ĝ g Ĝᵀ` of one 3×3 filter, row-major.
@@ -134,8 +145,8 @@ pub fn transform_input(d: &[[[i16; LANES]; PATCH]; PATCH], mut store: impl FnMut
     }
 }
 
-/// Lanes of the output transform.
-pub const OUT_LANES: usize = 16;
+/// Channels that output transforms handle at once.
+pub const OUT_LANES: usize = if cfg!(target_arch = "aarch64") { 8 } else { 16 };
 
 /// `Âᵀ m`, each result without its power of two [`LEFT_OUT`].
 #[inline(always)]
@@ -171,6 +182,88 @@ pub fn transform_output<'a>(m: impl Fn(usize) -> &'a [i32; OUT_LANES], y: &mut [
     }
 }
 
+/// Bias, multipliers and requantization of [`OUT_LANES`] channels.
+#[cfg(not(target_arch = "aarch64"))]
+pub struct Finish {
+    bias: [i32; OUT_LANES],
+    mult: [f32; OUT_LANES],
+    requant: Requant,
+    residual: Option<ResidualParams>,
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+impl Finish {
+    /// # Safety
+    /// `bias` and `mult` hold [`OUT_LANES`] values.
+    #[inline(always)]
+    pub unsafe fn new(bias: &[i32], mult: &[f32], requant: Requant, residual: Option<ResidualParams>) -> Self {
+        // SAFETY: as promised; arrays of plain numbers may be read from anywhere.
+        unsafe {
+            Finish {
+                bias: bias.as_ptr().cast::<[i32; OUT_LANES]>().read_unaligned(),
+                mult: mult.as_ptr().cast::<[f32; OUT_LANES]>().read_unaligned(),
+                requant,
+                residual,
+            }
+        }
+    }
+
+    /// The bytes of one pixel from its sums and the bytes of its residual (see [`crate::kernels`]).
+    #[inline(always)]
+    pub fn pixel(&self, domain: Domain, sums: &[i32; OUT_LANES], residual: &[u8; OUT_LANES]) -> [u8; OUT_LANES] {
+        let mut real = [0f32; OUT_LANES];
+        for i in 0..OUT_LANES {
+            real[i] = sums[i].wrapping_add(self.bias[i]) as f32 * self.mult[i];
+        }
+        if let Some(params) = &self.residual {
+            for i in 0..OUT_LANES {
+                real[i] += (domain.decode(residual[i]) - params.zero_point) as f32 * params.mult;
+            }
+        }
+        let mut bytes = [0u8; OUT_LANES];
+        for i in 0..OUT_LANES {
+            bytes[i] = self.requant.quantize(real[i]);
+        }
+        bytes
+    }
+}
+
+/// Bias, multipliers and requantization of [`OUT_LANES`] channels.
+#[cfg(target_arch = "aarch64")]
+pub struct Finish {
+    bias: [int32x4_t; 2],
+    epilogue: Epilogue,
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Finish {
+    /// # Safety
+    /// `bias` and `mult` hold [`OUT_LANES`] values.
+    #[inline(always)]
+    pub unsafe fn new(bias: &[i32], mult: &[f32], requant: Requant, residual: Option<ResidualParams>) -> Self {
+        // SAFETY: as promised.
+        unsafe {
+            Finish {
+                bias: [vld1q_s32(bias.as_ptr()), vld1q_s32(bias.as_ptr().add(4))],
+                epilogue: Epilogue::new(mult.as_ptr(), requant, residual),
+            }
+        }
+    }
+
+    /// The bytes of one pixel from its sums and the bytes of its residual (see [`crate::kernels`]).
+    #[inline(always)]
+    pub fn pixel(&self, domain: Domain, sums: &[i32; OUT_LANES], residual: &[u8; OUT_LANES]) -> [u8; OUT_LANES] {
+        debug_assert_eq!(domain, Domain::S8);
+        let mut bytes = [0; OUT_LANES];
+        // SAFETY: the arrays hold eight values; NEON is part of every AArch64 target.
+        unsafe {
+            let sums = [vaddq_s32(vld1q_s32(sums.as_ptr()), self.bias[0]), vaddq_s32(vld1q_s32(sums.as_ptr().add(4)), self.bias[1])];
+            vst1_s8(bytes.as_mut_ptr().cast(), self.epilogue.pixel(sums, || vld1_s8(residual.as_ptr().cast())));
+        }
+        bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,9 +295,10 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         };
-        // 1,028 · 128 is the largest sum of weights with a proof; most wrap i32 on the way.
+        // Most sums wrap i32 on the way.
         for round in 0..300 {
             let extreme = round % 3 == 0;
+            let domain = if round % 3 == 2 { Domain::S8 } else { Domain::U8 };
             let d: [[i16; PATCH]; PATCH] = std::array::from_fn(|_| {
                 std::array::from_fn(|_| {
                     if extreme {
@@ -219,18 +313,20 @@ mod tests {
             let filters: Vec<[i8; 9]> = (0..1 + round % 114)
                 .map(|_| std::array::from_fn(|_| if extreme { if byte() & 1 == 0 { -128 } else { 127 } } else { byte() as i8 }))
                 .collect();
-            assert!(is_exact(filters.as_flattened()));
+            assert!(is_exact(domain, filters.as_flattened()));
             assert_eq!(convolve(&d, &filters), direct(&d, &filters), "round {round}");
         }
     }
 
     #[test]
     fn the_bound_is_tight_enough_to_refuse() {
-        assert!(is_exact(&vec![-128; 1027]));
-        assert!(!is_exact(&vec![-128; 1029]));
+        assert!(is_exact(Domain::U8, &[-128; 1027]) && is_exact(Domain::S8, &[-128; 2047]));
+        assert!(!is_exact(Domain::U8, &[-128; 1029]) && !is_exact(Domain::S8, &[-128; 2048]));
+        // Weights of both signs cannot all meet the value that is worst for them.
+        assert!(is_exact(Domain::U8, &[[-128; 1027], [127; 1027]].concat()));
         // Just above it, the result really can be wrong: the proof is not idle.
         let filters = vec![[127i8; 9]; 120];
         let d = [[255i16; PATCH]; PATCH];
-        assert!(!is_exact(filters.as_flattened()) && convolve(&d, &filters) != direct(&d, &filters));
+        assert!(!is_exact(Domain::U8, filters.as_flattened()) && convolve(&d, &filters) != direct(&d, &filters));
     }
 }

@@ -23,7 +23,7 @@ pub const VNNI512: ConvKernel = ConvKernel {
         kr: 2,
         relative_speed: 0.5,
         transform_cost: [400.0, 1000.0],
-        max_weight_bytes: 2 << 20,
+        max_weight_bytes: 4 << 20,
         run: vnni512_product,
     }),
     supported: || {
@@ -72,7 +72,7 @@ const YMM_WINOGRAD: WinogradKernel = WinogradKernel {
     kr: 2,
     relative_speed: 0.4,
     transform_cost: [400.0, 1000.0],
-    max_weight_bytes: 2 << 20,
+    max_weight_bytes: 4 << 20,
     run: avx2_product,
 };
 

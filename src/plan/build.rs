@@ -9,6 +9,8 @@ use crate::{Error, Result};
 
 /// Transformed inputs of a strip of Winograd tiles: half of a common second-level cache.
 const STRIP_BYTES: usize = 256 << 10;
+/// Products of a batch of them: more of them reuse a panel of weights more often, but leave the first-level cache.
+const BATCH_BYTES: usize = 72 << 10;
 
 /// Which algorithm 3×3 convolutions take. Results are the same, bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,11 +59,12 @@ fn source_ports(graph: &Graph, source_shape: impl Fn(&str) -> Result<Vec<usize>>
     graph.sources().into_iter().map(|name| Ok(Port { name: name.to_owned(), shape: source_shape(name)? })).collect()
 }
 
-/// Plans `graph` for one image whose float sources have the ONNX shapes that `source_shape` gives.
+/// Plans `graph` for one image whose float sources have the ONNX shapes that `source_shape` gives, to be run by `threads`.
 pub fn build(
     graph: &Graph,
     kernel: &'static ConvKernel,
     policy: Policy,
+    threads: usize,
     source_shape: impl Fn(&str) -> Result<Vec<usize>>,
 ) -> Result<Program> {
     let sources = source_ports(graph, source_shape)?;
@@ -71,6 +74,7 @@ pub fn build(
         graph,
         kernel,
         policy,
+        threads,
         shapes: &shapes,
         buffers: &buffers.0,
         sources: &sources,
@@ -230,6 +234,7 @@ struct Builder<'a> {
     graph: &'a Graph,
     kernel: &'static ConvKernel,
     policy: Policy,
+    threads: usize,
     shapes: &'a [Shape],
     buffers: &'a [Buffer],
     sources: &'a [Port],
@@ -387,7 +392,8 @@ impl Builder<'_> {
             let (bias, mult) = per_channel(winograd.nr, 0, weights.out)?;
             let packed = pack(winograd, &weights.data, weights.out, src.shape[2]);
             let weight_bytes = (2 * packed.len() + 4 * bias.len() + 4 * mult.len()) as u64;
-            let fit = STRIP_BYTES / (POINTS * 2 * depth) / winograd.mr * winograd.mr;
+            let most = (tiles[0] * tiles[1]).next_multiple_of(winograd.mr);
+            let whole_heights = |tiles: usize| (tiles / winograd.mr * winograd.mr).clamp(winograd.mr, most);
             let step = Step::Winograd(Box::new(Winograd {
                 kernel: winograd,
                 src,
@@ -396,7 +402,8 @@ impl Builder<'_> {
                 pad: [window.pad[0], window.pad[1]],
                 tiles,
                 depth,
-                strip: fit.clamp(winograd.mr, (tiles[0] * tiles[1]).next_multiple_of(winograd.mr)),
+                strip: whole_heights(STRIP_BYTES / (POINTS * 2 * depth)),
+                batch: whole_heights(BATCH_BYTES / (POINTS * 4 * winograd.nr)),
                 weights: packed,
                 bias,
                 mult,
@@ -442,6 +449,7 @@ impl Builder<'_> {
             // Whatever is larger stays in the inner loop's cache.
             channels_outer: packed.len() > src.len(),
             runs,
+            narrow: !packed.contains(&i8::MIN),
             weights: packed,
             bias,
             mult,
@@ -463,8 +471,10 @@ impl Builder<'_> {
         let transforms = kernel.transform_cost[0] * depth as f64 + kernel.transform_cost[1] * out as f64;
         let cost = tiles as f64 * (product as f64 / kernel.relative_speed + transforms);
         let direct = (h * w * weights.data.len()) as f64;
-        let pays = cost < 0.9 * direct && 2 * product <= kernel.max_weight_bytes;
-        ((pays || self.policy == Policy::Winograd) && weights.data.chunks_exact(weights.per_out).all(is_exact)).then_some(kernel)
+        let pays = cost < 0.9 * direct && 2 * product * self.threads <= kernel.max_weight_bytes;
+        ((pays || self.policy == Policy::Winograd)
+            && weights.data.chunks_exact(weights.per_out).all(|filter| is_exact(self.kernel.domain, filter)))
+        .then_some(kernel)
     }
 
     fn gemm(&mut self, node: &Node, weights: &Weights, clamp: Clamp, float_output: Option<&str>) -> Result<()> {

@@ -68,6 +68,8 @@ pub struct Conv {
     pub runs: Vec<Run>,
     /// `[group][block]` packed weights.
     pub weights: Vec<i8>,
+    /// No weight is −128.
+    pub narrow: bool,
     /// Bytes of one packed block.
     pub block_len: usize,
     /// `[group][block][nr]`, zero-point correction included.
@@ -99,6 +101,8 @@ pub struct Winograd {
     pub depth: usize,
     /// Tiles that a thread transforms before it multiplies.
     pub strip: usize,
+    /// Of those, how many it multiplies before it transforms back: whole heights of the product.
+    pub batch: usize,
     /// Transformed: `[block][point][depth / kr][nr][kr]`.
     pub weights: Vec<i16>,
     /// `[block][nr]`, zero-point correction included.
@@ -112,7 +116,7 @@ pub struct Winograd {
 impl Winograd {
     /// What each thread needs for transformed inputs and products.
     pub fn scratch_bytes(&self) -> usize {
-        POINTS * (2 * self.strip * self.depth + 4 * self.kernel.mr * self.kernel.nr)
+        POINTS * (2 * self.strip * self.depth + 4 * self.batch * self.kernel.nr)
     }
 }
 

@@ -33,7 +33,7 @@ unsafe fn dotprod_tile(t: &TileArgs<'_>) {
     debug_assert_eq!(t.weights.len(), t.runs.iter().map(|r| r.steps).sum::<usize>() * NR * 4);
     // SAFETY: the contract is the same; entries of rows from m to MR are readable.
     unsafe {
-        let epilogue = Epilogue::new(t);
+        let epilogue = Epilogue::of_tile(t);
         for first in (0..t.m).step_by(PASS) {
             epilogue.store_pass(t, first, accumulate(t, first));
         }

@@ -1,12 +1,12 @@
 //! Requantization of eight channels of one pixel, as [`super::super`] defines it.
 
-use crate::kernels::TileArgs;
+use crate::kernels::{Requant, ResidualParams, TileArgs};
 use std::arch::aarch64::*;
 
 /// Channels of every tile.
 pub const NR: usize = 8;
 
-/// The tile's parameters, in registers.
+/// The parameters of eight channels, in registers.
 pub struct Epilogue {
     mult: [float32x4_t; 2],
     lo: float32x4_t,
@@ -19,17 +19,34 @@ impl Epilogue {
     /// # Safety
     /// The tile has `NR` multipliers.
     #[inline(always)]
-    pub unsafe fn new(t: &TileArgs<'_>) -> Self {
+    pub unsafe fn of_tile(t: &TileArgs<'_>) -> Self {
         debug_assert!(t.mult.len() >= NR && t.bias.len() >= NR && (1..=NR).contains(&t.n));
-        // SAFETY: per-channel slices hold NR entries; NEON is part of every AArch64 target.
+        // SAFETY: per-channel slices hold NR entries.
+        unsafe { Epilogue::new(t.mult.as_ptr(), t.requant, t.residual_params) }
+    }
+
+    /// # Safety
+    /// `mult` points to `NR` multipliers.
+    #[inline(always)]
+    pub unsafe fn new(mult: *const f32, requant: Requant, residual: Option<ResidualParams>) -> Self {
+        // SAFETY: as promised; NEON is part of every AArch64 target.
         unsafe {
             Epilogue {
-                mult: [vld1q_f32(t.mult.as_ptr()), vld1q_f32(t.mult.as_ptr().add(4))],
-                lo: vdupq_n_f32(t.requant.lo),
-                hi: vdupq_n_f32(t.requant.hi),
-                zero_point: vdupq_n_s16(t.requant.zero_point as i16),
-                residual: t.residual_params.map(|p| (vdupq_n_s16(p.zero_point as i16), vdupq_n_f32(p.mult))),
+                mult: [vld1q_f32(mult), vld1q_f32(mult.add(4))],
+                lo: vdupq_n_f32(requant.lo),
+                hi: vdupq_n_f32(requant.hi),
+                zero_point: vdupq_n_s16(requant.zero_point as i16),
+                residual: residual.map(|p| (vdupq_n_s16(p.zero_point as i16), vdupq_n_f32(p.mult))),
             }
+        }
+    }
+
+    /// Requantizes one pixel; `residual`, its residual bytes, is read if the layer adds one.
+    #[inline(always)]
+    pub fn pixel(&self, acc: [int32x4_t; 2], residual: impl FnOnce() -> int8x8_t) -> int8x8_t {
+        match self.residual {
+            None => self.requantize(acc),
+            Some(params) => self.requantize_with(acc, residual(), params),
         }
     }
 

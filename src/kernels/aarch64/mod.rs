@@ -5,7 +5,9 @@ mod dotprod;
 mod epilogue;
 mod i8mm;
 mod neon;
+mod winograd;
 
 pub use dotprod::DOTPROD;
+pub use epilogue::Epilogue;
 pub use i8mm::I8MM;
 pub use neon::NEON;

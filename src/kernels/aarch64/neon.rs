@@ -5,6 +5,7 @@
 //! take a path that widens every product.
 
 use super::epilogue::{Epilogue, NR};
+use super::winograd::NEON_WINOGRAD;
 use crate::kernels::{ConvKernel, Domain, MAX_MR, Run, SimdLevel, TileArgs};
 use std::arch::{aarch64::*, asm};
 use std::mem::offset_of;
@@ -25,7 +26,7 @@ pub const NEON: ConvKernel = ConvKernel {
     mr: MR,
     nr: NR,
     kr: KR,
-    winograd: None,
+    winograd: Some(NEON_WINOGRAD),
     supported: || true,
     run: neon_tile,
 };
@@ -35,12 +36,11 @@ pub const NEON: ConvKernel = ConvKernel {
 unsafe fn neon_tile(t: &TileArgs<'_>) {
     const { assert!(MR <= MAX_MR) };
     debug_assert_eq!(t.weights.len(), t.runs.iter().map(|r| r.steps).sum::<usize>() * NR * KR);
-    let pairs_fit = t.weights.iter().fold(0, |min, &w| w.min(min)) > i8::MIN;
     // SAFETY: the contract is the same; entries of rows from m to MR are readable.
     unsafe {
-        let epilogue = Epilogue::new(t);
+        let epilogue = Epilogue::of_tile(t);
         for first in (0..t.m).step_by(PASS) {
-            let lanes = if pairs_fit { accumulate(t, first) } else { accumulate_wide(t, first) };
+            let lanes = if t.narrow { accumulate(t, first) } else { accumulate_wide(t, first) };
             let bias = [vld1q_s32(t.bias.as_ptr()), vld1q_s32(t.bias.as_ptr().add(4))];
             let sum = |a, b, c, d| vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
             let sums =
