@@ -232,34 +232,32 @@ unsafe fn fill_halo(arena: *mut u8, dst: &Buffer) {
     }
 }
 
-/// Arena offsets of a tile's pixels; entries past the last pixel repeat it.
-#[derive(Default)]
-struct TilePixels {
-    /// First tap in the source.
-    taps: [usize; MAX_MR],
-    /// Pixel of the output.
-    out: [usize; MAX_MR],
-    /// Pixel of the residual.
-    residual: [usize; MAX_MR],
-}
-
-impl TilePixels {
-    /// Finds pixels `first..first + m` of the output; one division, for they cost more than all else here on small cores.
-    fn locate(&mut self, conv: &Conv, first: usize, m: usize) {
-        let width = conv.dst.shape[1];
-        let (mut y, mut x) = (first / width, first % width);
-        for i in 0..MAX_MR {
-            // The halo covers the padding, so this never goes below the slot.
-            self.taps[i] = conv.src.base
-                + (y * conv.stride[0] + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
-                + (x * conv.stride[1] + conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2];
-            self.out[i] = conv.dst.at(y, x);
-            self.residual[i] = conv.residual.map_or(0, |(r, _)| r.at(y, x));
-            if i + 1 < m {
-                x += 1;
-                if x == width {
-                    (y, x) = (y + 1, 0);
-                }
+/// Points a tile's rows at pixels `first..first + m` of the output, and inputs of the group that starts at channel `group`;
+/// rows past `m` repeat the last pixel. One division: on small cores they cost more than all else here.
+///
+/// # Safety
+/// The pixels lie in the convolution's slots of the arena.
+unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, mr: usize, first: usize, group: usize) {
+    let width = conv.dst.shape[1];
+    let (mut y, mut x) = (first / width, first % width);
+    for i in 0..mr {
+        // SAFETY: as promised; the halo covers the padding, so this never goes below the slot.
+        unsafe {
+            args.rows[i] = arena.add(
+                conv.src.base
+                    + (y * conv.stride[0] + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
+                    + (x * conv.stride[1] + conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2]
+                    + group,
+            );
+            args.out[i] = arena.add(conv.dst.at(y, x));
+            if let Some((residual, _)) = &conv.residual {
+                args.residual[i] = arena.add(residual.at(y, x));
+            }
+        }
+        if i + 1 < args.m {
+            x += 1;
+            if x == width {
+                (y, x) = (y + 1, 0);
             }
         }
     }
@@ -279,8 +277,22 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
     let inner_count = if conv.channels_outer { tiles } else { all_blocks }.max(1);
     let units = share(tiles * all_blocks, thread, threads);
     let (mut outer, mut inner) = (units.start / inner_count, units.start % inner_count);
-    let mut located = TilePixels::default();
-    let mut located_tile = usize::MAX;
+    let mut located = None;
+    let mut args = TileArgs {
+        rows: [std::ptr::null(); MAX_MR],
+        residual: [std::ptr::null(); MAX_MR],
+        out: [std::ptr::null_mut(); MAX_MR],
+        channel: 0,
+        runs: &conv.runs,
+        weights: &[],
+        narrow: conv.narrow,
+        bias: &[],
+        mult: &[],
+        requant: conv.requant,
+        residual_params: conv.residual.map(|(_, p)| p),
+        m: 0,
+        n: 0,
+    };
     for _ in units {
         let (tile, block) = if conv.channels_outer { (inner, outer) } else { (outer, inner) };
         inner += 1;
@@ -288,38 +300,19 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
             (outer, inner) = (outer + 1, 0);
         }
         let group = if conv.groups == 1 { 0 } else { block / blocks };
-        let first = (block - group * blocks) * nr;
-        let m = mr.min(pixels - tile * mr);
-        if tile != located_tile {
-            located_tile = tile;
-            located.locate(conv, tile * mr, m);
-        }
-        let (channel, group_start) = (group * out_per_group + first, group * in_per_group);
-        let mut args = TileArgs {
-            rows: [std::ptr::null(); MAX_MR],
-            residual: [std::ptr::null(); MAX_MR],
-            out: [std::ptr::null_mut(); MAX_MR],
-            runs: &conv.runs,
-            weights: &conv.weights[block * conv.block_len..][..conv.block_len],
-            narrow: conv.narrow,
-            bias: &conv.bias[block * nr..][..nr],
-            mult: &conv.mult[block * nr..][..nr],
-            requant: conv.requant,
-            residual_params: conv.residual.map(|(_, p)| p),
-            m,
-            n: nr.min(out_per_group - first),
-        };
         // SAFETY: addresses lie in their slots; the tile's pixels and channels are this thread's alone.
         unsafe {
-            for i in 0..MAX_MR {
-                args.rows[i] = arena.add(located.taps[i] + group_start);
-                args.out[i] = arena.add(located.out[i] + channel);
+            if located != Some((tile, group)) {
+                located = Some((tile, group));
+                args.m = mr.min(pixels - tile * mr);
+                locate(&mut args, conv, arena, mr, tile * mr, group * in_per_group);
             }
-            if conv.residual.is_some() {
-                for i in 0..MAX_MR {
-                    args.residual[i] = arena.add(located.residual[i] + channel);
-                }
-            }
+            let first = (block - group * blocks) * nr;
+            args.channel = group * out_per_group + first;
+            args.n = nr.min(out_per_group - first);
+            args.weights = &conv.weights[block * conv.block_len..][..conv.block_len];
+            args.bias = &conv.bias[block * nr..][..nr];
+            args.mult = &conv.mult[block * nr..][..nr];
             (kernel.run)(&args);
         }
     }

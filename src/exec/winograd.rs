@@ -2,7 +2,7 @@
 
 use super::steps::share;
 use crate::kernels::Domain;
-use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, TILE, transform_input, transform_output};
+use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, Sums, TILE, Values, transform_input, transform_output};
 use crate::plan::Winograd;
 use std::ops::Range;
 
@@ -42,24 +42,12 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
                 }
                 for row in batch.clone() {
                     for channel in (0..nr).step_by(OUT_LANES) {
-                        let product =
-                            |point: usize| unsafe { &*m.add((point * conv.batch + row - start) * nr + channel).cast::<[i32; OUT_LANES]>() };
+                        let product = |point: usize| unsafe { Sums::load(m.add((point * conv.batch + row - start) * nr + channel)) };
                         unsafe { store_tile(domain, conv, arena, first + row, block * nr + channel, product) };
                     }
                 }
             }
         }
-    }
-}
-
-/// The bytes of [`LANES`] channels as numbers.
-#[inline(always)]
-fn widen(domain: Domain, bytes: &[u8; LANES], out: &mut [i16; LANES]) {
-    for i in 0..LANES {
-        out[i] = match domain {
-            Domain::U8 => i16::from(bytes[i]),
-            Domain::S8 => i16::from(bytes[i] as i8),
-        };
     }
 }
 
@@ -78,16 +66,10 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usi
     let x: [usize; PATCH] = std::array::from_fn(|j| (tx * TILE + j + src.halo[1] - conv.pad[1]).min(columns));
     for channel in (0..src.shape[2]).step_by(LANES) {
         let pixel = |i: usize, j: usize| src.base + y[i] * src.row_stride() + x[j] * src.shape[2] + channel;
-        // Plain loops: closures in `from_fn` would not be compiled for this function's instruction set.
-        let mut d = [[[0; LANES]; PATCH]; PATCH];
-        for i in 0..PATCH {
-            for j in 0..PATCH {
-                // SAFETY: pixels lie in the slot; the last channels may read up to LANES − 1 bytes of its slack, or of the
-                // next pixel, which meet zero weights.
-                widen(domain, unsafe { &*arena.add(pixel(i, j)).cast() }, &mut d[i][j]);
-            }
-        }
-        transform_input(&d, |point, lanes| unsafe { v.add(point * point_stride + channel).cast::<[i16; LANES]>().write_unaligned(*lanes) });
+        // SAFETY: pixels lie in the slot; the last channels may read up to LANES − 1 bytes of its slack, or of the next pixel,
+        // which meet zero weights.
+        let value = |i: usize, j: usize| unsafe { Values::widen(domain, arena.add(pixel(i, j))) };
+        transform_input(value, |point, values| unsafe { values.store(v.add(point * point_stride + channel)) });
     }
 }
 
@@ -96,14 +78,7 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usi
 /// # Safety
 /// As [`run`].
 #[inline(never)]
-unsafe fn store_tile<'a>(
-    domain: Domain,
-    conv: &Winograd,
-    arena: *mut u8,
-    tile: usize,
-    channel: usize,
-    product: impl Fn(usize) -> &'a [i32; OUT_LANES],
-) {
+unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: usize, channel: usize, product: impl Fn(usize) -> Sums) {
     let (dst, channels) = (&conv.dst, conv.dst.shape[2]);
     if channel >= channels {
         return;
@@ -111,13 +86,16 @@ unsafe fn store_tile<'a>(
     let n = OUT_LANES.min(channels - channel);
     let inside = |tile: usize, size: usize| -> Range<usize> { tile * TILE..(tile * TILE + TILE).min(size) };
     let (ys, xs) = (inside(tile / conv.tiles[1], dst.shape[0]), inside(tile % conv.tiles[1], dst.shape[1]));
-    let mut sums = [[[0; OUT_LANES]; TILE]; TILE];
-    transform_output(product, &mut sums);
     let lanes = channel..channel + OUT_LANES;
     // SAFETY: `bias` and `mult` are padded to whole blocks.
-    let finish = unsafe { Finish::new(&conv.bias[lanes.clone()], &conv.mult[lanes], conv.requant, conv.residual.map(|(_, p)| p)) };
-    for (y, sums) in ys.zip(&sums) {
-        for (x, sums) in xs.clone().zip(sums) {
+    let finish =
+        unsafe { Finish::new(conv.bias[lanes.clone()].as_ptr(), conv.mult[lanes].as_ptr(), conv.requant, conv.residual.map(|(_, p)| p)) };
+    transform_output(product, |i, row| {
+        let y = ys.start + i;
+        if y >= ys.end {
+            return;
+        }
+        for (x, sums) in xs.clone().zip(row) {
             let mut bytes = [0u8; OUT_LANES];
             // SAFETY: `n` channels of a pixel of the picture; the residual has the output's shape.
             unsafe {
@@ -127,7 +105,7 @@ unsafe fn store_tile<'a>(
                 copy(finish.pixel(domain, sums, &bytes).as_ptr(), arena.add(dst.at(y, x) + channel), n);
             }
         }
-    }
+    });
 }
 
 /// Copies up to [`OUT_LANES`] bytes, all of them in one move.

@@ -118,10 +118,12 @@ pub struct ResidualParams {
 pub struct TileArgs<'a> {
     /// First tap of each output pixel; entries past `m` repeat a valid one.
     pub rows: [*const u8; MAX_MR],
-    /// Residual pixel (already at the block's first channel) of each output pixel; unused without `residual_params`.
+    /// Residual pixel of each output pixel; unused without `residual_params`.
     pub residual: [*const u8; MAX_MR],
-    /// Output pixel (already at the block's first channel).
+    /// Output pixel.
     pub out: [*mut u8; MAX_MR],
+    /// The block's first channel in `residual` and `out`.
+    pub channel: usize,
     /// Runs of input bytes.
     pub runs: &'a [Run],
     /// Packed weights of this block of channels: `Σ steps · nr · kr` bytes.
@@ -178,8 +180,8 @@ pub struct ConvKernel {
     ///
     /// # Safety
     /// The processor supports the kernel; for `i < m`, `rows[i]` is readable over every run plus `kr − 1` bytes,
-    /// `out[i]` is writable and `residual[i]` (with a residual) readable for `n` bytes, and no other thread writes
-    /// what is read or touches what is written; entries of `rows` from `m` to `mr` are as readable as the others;
+    /// `out[i]` is writable and `residual[i]` (with a residual) readable for `n` bytes from `channel` on, and no other
+    /// thread writes what is read or touches what is written; entries of `rows` from `m` to `mr` are as readable as the others;
     /// slices have the lengths their docs say.
     pub run: unsafe fn(&TileArgs<'_>),
 }

@@ -41,10 +41,10 @@ unsafe fn portable_tile(t: &TileArgs<'_>) {
     }
     for (i, acc) in acc.iter().enumerate().take(t.m) {
         for (j, &acc) in acc.iter().enumerate().take(t.n) {
-            // SAFETY: residual[i] is readable and out[i] writable for n bytes.
+            // SAFETY: residual[i] is readable and out[i] writable for n bytes from `channel` on.
             unsafe {
-                let residual = t.residual_params.map(|p| (i32::from(*t.residual[i].add(j)), p));
-                *t.out[i].add(j) = requantize(acc, t.mult[j], residual, &t.requant);
+                let residual = t.residual_params.map(|p| (i32::from(*t.residual[i].add(t.channel + j)), p));
+                *t.out[i].add(t.channel + j) = requantize(acc, t.mult[j], residual, &t.requant);
             }
         }
     }

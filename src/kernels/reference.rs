@@ -43,10 +43,10 @@ pub unsafe fn tile<const MR: usize, const NR: usize, const KR: usize>(t: &TileAr
                     step += 1;
                 }
             }
-            // SAFETY: residual[i] is readable and out[i] writable for n bytes.
+            // SAFETY: residual[i] is readable and out[i] writable for n bytes from `channel` on.
             unsafe {
-                let residual = t.residual_params.map(|p| (domain.decode(*t.residual[i].add(j)), p));
-                *t.out[i].add(j) = requantize(acc, t.mult[j], residual, &t.requant);
+                let residual = t.residual_params.map(|p| (domain.decode(*t.residual[i].add(t.channel + j)), p));
+                *t.out[i].add(t.channel + j) = requantize(acc, t.mult[j], residual, &t.requant);
             }
         }
     }

@@ -110,8 +110,9 @@ fn solve(p: &Problem, kernel: &ConvKernel) -> Vec<u8> {
             let out_base = out.as_mut_ptr();
             let args = TileArgs {
                 rows: std::array::from_fn(|i| input[row(i) * p.pixel_stride..].as_ptr()),
-                residual: std::array::from_fn(|i| residual[row(i) * p.channels + first..].as_ptr()),
-                out: std::array::from_fn(|i| out_base.wrapping_add(guard + row(i) * p.channels + first)),
+                residual: std::array::from_fn(|i| residual[row(i) * p.channels..].as_ptr()),
+                out: std::array::from_fn(|i| out_base.wrapping_add(guard + row(i) * p.channels)),
+                channel: first,
                 runs: &runs,
                 weights: &packed[block * block_len..][..block_len],
                 narrow: !packed[block * block_len..][..block_len].contains(&i8::MIN),

@@ -214,13 +214,13 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
                 let mask = ((1u32 << n) - 1) as __mmask16;
                 let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), mult[half]);
                 if let Some(p) = t.residual_params {
-                    let r = _mm_maskz_loadu_epi8(mask, t.residual[i].add(16 * half).cast());
+                    let r = _mm_maskz_loadu_epi8(mask, t.residual[i].add(t.channel + 16 * half).cast());
                     let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), _mm512_set1_epi32(p.zero_point));
                     v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_set1_ps(p.mult)));
                 }
                 let v = _mm512_min_ps(_mm512_max_ps(v, lo), hi);
                 let q = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point);
-                _mm512_mask_cvtepi32_storeu_epi8(t.out[i].add(16 * half).cast(), mask, q);
+                _mm512_mask_cvtepi32_storeu_epi8(t.out[i].add(t.channel + 16 * half).cast(), mask, q);
             }
         }
     }
@@ -316,7 +316,7 @@ unsafe fn ymm_finish(t: &TileArgs<'_>, acc: &[[__m256i; 2]; 6]) {
         for (i, acc) in acc.iter().enumerate().take(t.m) {
             let mut residual = [0u8; 16];
             if t.residual_params.is_some() {
-                std::ptr::copy_nonoverlapping(t.residual[i], residual.as_mut_ptr(), t.n);
+                std::ptr::copy_nonoverlapping(t.residual[i].add(t.channel), residual.as_mut_ptr(), t.n);
             }
             let mut bytes = [0u8; 16];
             for (half, &acc) in acc.iter().enumerate() {
@@ -333,7 +333,7 @@ unsafe fn ymm_finish(t: &TileArgs<'_>, acc: &[[__m256i; 2]; 6]) {
                 let q = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
                 _mm_storel_epi64(bytes.as_mut_ptr().add(8 * half).cast(), _mm_packus_epi16(q, q));
             }
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), t.out[i], t.n);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), t.out[i].add(t.channel), t.n);
         }
     }
 }

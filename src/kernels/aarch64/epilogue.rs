@@ -64,13 +64,16 @@ impl Epilogue {
                 match self.residual {
                     None => {
                         for (i, &acc) in acc.iter().enumerate() {
-                            vst1_s8((*out.add(i)).cast(), self.requantize(acc));
+                            vst1_s8((*out.add(i)).add(t.channel).cast(), self.requantize(acc));
                         }
                     }
                     Some(params) => {
                         let residual = t.residual.as_ptr().add(first);
                         for (i, &acc) in acc.iter().enumerate() {
-                            vst1_s8((*out.add(i)).cast(), self.requantize_with(acc, vld1_s8((*residual.add(i)).cast()), params));
+                            vst1_s8(
+                                (*out.add(i)).add(t.channel).cast(),
+                                self.requantize_with(acc, vld1_s8((*residual.add(i)).add(t.channel).cast()), params),
+                            );
                         }
                     }
                 }
@@ -91,17 +94,17 @@ impl Epilogue {
     unsafe fn store_tail(&self, t: &TileArgs<'_>, first: usize, acc: &[[int32x4_t; 2]]) {
         for (i, &acc) in (first..t.m).zip(acc) {
             let mut bytes = [0i8; NR];
-            // SAFETY: out[i] is writable and residual[i] readable for n ≤ NR bytes.
+            // SAFETY: out[i] is writable and residual[i] readable for n ≤ NR bytes from `channel` on.
             unsafe {
                 let q = match self.residual {
                     None => self.requantize(acc),
                     Some(params) => {
-                        std::ptr::copy_nonoverlapping(t.residual[i].cast(), bytes.as_mut_ptr(), t.n);
+                        std::ptr::copy_nonoverlapping(t.residual[i].add(t.channel).cast(), bytes.as_mut_ptr(), t.n);
                         self.requantize_with(acc, vld1_s8(bytes.as_ptr()), params)
                     }
                 };
                 vst1_s8(bytes.as_mut_ptr(), q);
-                std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), t.out[i], t.n);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), t.out[i].add(t.channel), t.n);
             }
         }
     }

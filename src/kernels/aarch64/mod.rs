@@ -4,10 +4,10 @@
 mod dotprod;
 mod epilogue;
 mod i8mm;
+pub mod lanes;
 mod neon;
 mod winograd;
 
 pub use dotprod::DOTPROD;
-pub use epilogue::Epilogue;
 pub use i8mm::I8MM;
 pub use neon::NEON;
