@@ -65,7 +65,7 @@ impl Color {
 }
 
 /// What a model file carries beside its graph.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Metadata {
     /// How to prepare pictures, where the file says.
     pub preprocess: Option<Preprocess>,

@@ -1,10 +1,10 @@
 //! The library's front door: load a model, run it.
 
 use crate::exec::Pool;
-use crate::import::{Engine, Imported, import};
+use crate::import::{self, Engine, Imported, import};
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
-use crate::plan::Policy;
+use crate::plan::{self, Policy};
 use crate::report::{NodeReport, Report};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,26 @@ pub struct LoadOptions {
     pub policy: Policy,
 }
 
+/// Threads and kernels.
+fn engine(options: &LoadOptions, isa: Option<&str>) -> Result<Engine> {
+    let kernel = kernels::select(isa)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if options.threads == 0 { cores } else { options.threads };
+    if threads > 256 {
+        return Err(Error::Usage(format!("{threads} threads: at most 256 are supported")));
+    }
+    let pool = Arc::new(Pool::new(threads).map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?);
+    Ok(Engine { kernel, policy: options.policy, pool })
+}
+
+/// Lowers, plans and packs the ONNX file `model` and writes the result to `output`, which [`Model::load`] opens at once.
+/// It serves this version of the program and the instruction set of `options`, and is tuned for its threads.
+pub fn compile(model: &Path, output: &Path, options: &LoadOptions) -> Result<()> {
+    let variable = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
+    let mut compiled = import::compile(model, &engine(options, options.isa.as_deref().or(variable.as_deref()))?)?;
+    plan::save(output, &mut compiled)
+}
+
 /// A model, ready to run one picture at a time.
 ///
 /// ```no_run
@@ -42,18 +62,19 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads an ONNX file, lowers its quantized part to integer kernels, and plans memory.
+    /// Reads an ONNX file, lowers its quantized part to integer kernels, and plans memory; or opens what [`compile`] made.
+    /// Where `M.edge` lies beside `M.onnx`, and was made from it for these kernels, it is opened instead.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
-        let variable = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
-        let kernel = kernels::select(options.isa.as_deref().or(variable.as_deref()))?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if options.threads == 0 { cores } else { options.threads };
-        if threads > 256 {
-            return Err(Error::Usage(format!("{threads} threads: at most 256 are supported")));
+        let isa = options.isa.clone().or_else(|| std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty()));
+        let engine = engine(options, isa.as_deref())?;
+        let imported = import(path, &engine)?;
+        let kernel = imported.programs.first().map_or(engine.kernel, |p| p.kernel);
+        match isa {
+            Some(isa) if isa != kernel.isa => {
+                Err(Error::Usage(format!("{} is compiled for {}, not for {isa}; give the ONNX file", path.display(), kernel.isa)))
+            }
+            _ => Ok(Model { path: path.to_owned(), kernel, pool: engine.pool, imported }),
         }
-        let pool = Arc::new(Pool::new(threads).map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?);
-        let imported = import(path, &Engine { kernel, policy: options.policy, pool: pool.clone() })?;
-        Ok(Model { path: path.to_owned(), kernel, pool, imported })
     }
 
     /// Preprocessing and labels, where the file has them.
@@ -97,8 +118,8 @@ impl Model {
         let programs = &self.imported.programs;
         let regions = programs.iter().flat_map(|p| &p.info).map(|i| NodeReport {
             name: i.name.clone(),
-            op: i.op.into(),
-            runs_on: i.kernel.into(),
+            op: i.op.clone(),
+            runs_on: i.kernel.clone(),
             input_shapes: i.inputs.clone(),
             output_shape: i.output.clone(),
             scale: i.quant.map(|q| q.0),

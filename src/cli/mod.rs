@@ -3,6 +3,7 @@
 mod bench;
 mod classify;
 mod compare;
+mod compile;
 mod frames;
 mod inspect;
 mod record;
@@ -31,6 +32,7 @@ Examples:
   edge-infer --model r18q.onnx --frames photos.frames       label every frame of a stream
   edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
   edge-infer bench --model r18q.onnx --layers               latency, per layer too
+  edge-infer compile r18q.onnx                              a program that starts without importing the model
   edge-infer compare r18.onnx r18q.onnx photos/             agreement and speed of two models
 
 Environment: EDGE_ISA chooses the kernels (scalar, portable, avx2, avx512vnni, …); by default the best the processor has.
@@ -50,6 +52,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
+    Compile(compile::CompileArgs),
     Tensor(tensor::TensorArgs),
     Record(record::RecordArgs),
 }
@@ -63,9 +66,12 @@ struct RunArgs {
 }
 
 impl RunArgs {
+    fn options(&self) -> LoadOptions {
+        LoadOptions { threads: self.threads.map_or(0, usize::from), ..Default::default() }
+    }
+
     fn load(&self, path: &Path) -> anyhow::Result<Model> {
-        let options = LoadOptions { threads: self.threads.map_or(0, usize::from), ..Default::default() };
-        Model::load(path, &options).with_context(|| format!("cannot load {}", path.display()))
+        Model::load(path, &self.options()).with_context(|| format!("cannot load {}", path.display()))
     }
 }
 
@@ -76,6 +82,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Bench(args)), _) => bench::run(&args, &cli.run),
         (Some(Command::Inspect(args)), _) => inspect::run(&args, &cli.run),
         (Some(Command::Compare(args)), _) => compare::run(&args, &cli.run),
+        (Some(Command::Compile(args)), _) => compile::run(&args, &cli.run),
         (Some(Command::Tensor(args)), _) => tensor::run(&args, &cli.run),
         (Some(Command::Record(args)), _) => record::run(&args),
         (None, Some(args)) => classify::run(&args, &cli.run),

@@ -68,6 +68,11 @@ impl Executor {
         &self.program
     }
 
+    /// The program, without the memory it ran in.
+    pub fn into_program(self) -> Arc<Program> {
+        self.program
+    }
+
     /// One inference: `inputs` as [`Program::sources`] says, results as [`Program::targets`] says.
     pub fn run(&mut self, inputs: &[&[f32]]) -> Result<&[Vec<f32>]> {
         self.execute(inputs, None)

@@ -238,26 +238,30 @@ unsafe fn fill_halo(arena: *mut u8, dst: &Buffer) {
 /// # Safety
 /// The pixels lie in the convolution's slots of the arena.
 unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, mr: usize, first: usize, group: usize) {
-    let width = conv.dst.shape[1];
+    let (width, step) = (conv.dst.shape[1], conv.stride[1] * conv.src.shape[2]);
     let (mut y, mut x) = (first / width, first % width);
+    // First tap, output and residual. The halo covers the padding, so none lies below its slot.
+    let at = |y: usize, x: usize| {
+        let tap = (y * conv.stride[0] + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
+            + (conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2]
+            + x * step;
+        (conv.src.base + tap + group, conv.dst.at(y, x), conv.residual.map_or(0, |(r, _)| r.at(y, x)))
+    };
+    let (mut tap, mut out, mut residual) = at(y, x);
     for i in 0..mr {
-        // SAFETY: as promised; the halo covers the padding, so this never goes below the slot.
+        // SAFETY: as promised.
         unsafe {
-            args.rows[i] = arena.add(
-                conv.src.base
-                    + (y * conv.stride[0] + conv.src.halo[0] - conv.pad[0]) * conv.src.row_stride()
-                    + (x * conv.stride[1] + conv.src.halo[1] - conv.pad[1]) * conv.src.shape[2]
-                    + group,
-            );
-            args.out[i] = arena.add(conv.dst.at(y, x));
-            if let Some((residual, _)) = &conv.residual {
-                args.residual[i] = arena.add(residual.at(y, x));
-            }
+            args.rows[i] = arena.add(tap);
+            args.out[i] = arena.add(out);
+            args.residual[i] = arena.add(residual);
         }
         if i + 1 < args.m {
             x += 1;
             if x == width {
                 (y, x) = (y + 1, 0);
+                (tap, out, residual) = at(y, x);
+            } else {
+                (tap, out, residual) = (tap + step, out + conv.dst.shape[2], residual + conv.dst.shape[2]);
             }
         }
     }

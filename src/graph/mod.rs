@@ -50,7 +50,7 @@ pub struct Tensor {
 }
 
 /// Window of a convolution or pooling (ONNX `Conv`, `MaxPool`, `AveragePool`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Window {
     /// Height and width.
     pub kernel: [usize; 2],

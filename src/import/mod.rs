@@ -6,4 +6,4 @@ mod region;
 mod runtime;
 
 pub use region::Engine;
-pub use runtime::{Imported, guarded, import};
+pub use runtime::{COMPILED_EXTENSION, Imported, compile, guarded, import};

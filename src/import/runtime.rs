@@ -5,7 +5,7 @@ use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
 use crate::exec::Executor;
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
-use crate::plan::{self, Program};
+use crate::plan::{self, Compiled, Policy, Program};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,6 +14,8 @@ use std::time::Duration;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::ops::expandable::expand;
 
+/// Of compiled programs that lie beside their model.
+pub const COMPILED_EXTENSION: &str = "edge";
 /// Largest picture side a model may ask for.
 const MAX_SIDE: usize = 4096;
 
@@ -39,8 +41,57 @@ pub struct Imported {
     runner: Runner,
 }
 
-/// Reads, lowers and plans a model file.
+/// Reads, lowers and plans a model file, or opens a compiled one; a fresh one beside `path` spares the import.
 pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
+    if plan::is_compiled(path) {
+        return Ok(compiled(plan::open(path)?, engine));
+    }
+    let beside = path.with_extension(COMPILED_EXTENSION);
+    if engine.policy == Policy::Fastest && plan::is_compiled(&beside) {
+        // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
+        match (plan::open(&beside), plan::Fingerprint::of(path)?) {
+            (Ok(found), source) if found.source == source && found.program.kernel.isa == engine.kernel.isa => {
+                return Ok(compiled(found, engine));
+            }
+            _ => {}
+        }
+    }
+    read(path, engine)
+}
+
+/// Plans a model file that is one int8 region from input to output, to be [saved](plan::save).
+pub fn compile(path: &Path, engine: &Engine) -> Result<Compiled> {
+    if plan::is_compiled(path) {
+        return Err(Error::Usage(format!("{} is compiled already", path.display())));
+    }
+    let source = plan::Fingerprint::of(path)?;
+    let Imported { metadata, input_shape, fallbacks, runner, .. } = read(path, engine)?;
+    let only_int8 =
+        |why: String| Error::UnsupportedModel(format!("only a model that runs in int8 from input to output can be compiled: {why}"));
+    match (runner, fallbacks.first()) {
+        (Runner::Region(executor), _) => {
+            let program = Arc::into_inner(executor.into_program()).ok_or_else(|| only_int8("its program is in use".into()))?;
+            Ok(Compiled { program, metadata, input_shape, source })
+        }
+        (_, Some(node)) => Err(only_int8(format!("node `{}` ({}) does not: {}", node.name, node.op, node.why))),
+        (_, None) => Err(only_int8("it has several regions or outputs".into())),
+    }
+}
+
+fn compiled(found: Compiled, engine: &Engine) -> Imported {
+    let Compiled { program, metadata, input_shape, .. } = found;
+    whole(Arc::new(program), metadata, input_shape, engine)
+}
+
+/// A model that is one program.
+fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, engine: &Engine) -> Imported {
+    let output_len = program.targets[0].shape.iter().product();
+    let executor = Executor::new(program.clone(), engine.pool.clone());
+    Imported { metadata, input_shape, output_len, programs: vec![program], fallbacks: vec![], runner: Runner::Region(Box::new(executor)) }
+}
+
+/// Reads, lowers and plans an ONNX file.
+fn read(path: &Path, engine: &Engine) -> Result<Imported> {
     let proto = onnx::load(path)?;
     let metadata = metadata(&proto)?;
     let graph = onnx::graph(&proto)?;
@@ -65,19 +116,10 @@ pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
 fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape: Vec<usize>, engine: &Engine) -> Result<Imported> {
     let Lowered { regions, rest, fallbacks } = lowered;
     let outputs: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
-    let whole = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == outputs;
-    if whole {
+    let one_region = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == outputs;
+    if one_region {
         let program = Arc::new(plan::build(&regions[0], engine.kernel, engine.policy, engine.pool.threads(), |_| Ok(input_shape.clone()))?);
-        let output_len = program.targets[0].shape.iter().product();
-        let executor = Executor::new(program.clone(), engine.pool.clone());
-        return Ok(Imported {
-            metadata,
-            input_shape,
-            output_len,
-            programs: vec![program],
-            fallbacks,
-            runner: Runner::Region(Box::new(executor)),
-        });
+        return Ok(whole(program, metadata, input_shape, engine));
     }
 
     let mut planned = Vec::new();

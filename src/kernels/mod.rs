@@ -30,6 +30,8 @@ pub mod winograd;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
+use serde::{Deserialize, Serialize};
+
 /// Most output pixels in any kernel's register tile.
 pub const MAX_MR: usize = 16;
 /// Most output channels in any kernel's register tile.
@@ -67,7 +69,7 @@ impl Domain {
 }
 
 /// A contiguous run of input bytes that one kernel row (or one tap) reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// Byte offset from the output pixel's first tap.
     pub offset: usize,
@@ -76,7 +78,7 @@ pub struct Run {
 }
 
 /// The requantization of one layer, in the kernel's [`Domain`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Requant {
     /// Zero point of the output.
     pub zero_point: i32,
@@ -103,7 +105,7 @@ impl Requant {
 }
 
 /// A residual input of one layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ResidualParams {
     /// Zero point of the residual tensor.
     pub zero_point: i32,

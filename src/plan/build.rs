@@ -1,7 +1,7 @@
 //! The planner: one pass for shapes, one for halos, one for lifetimes, one that makes the steps.
 
 use super::arena::{self, Request};
-use super::{Buffer, Conv, GemmOutput, Port, Program, Step, StepInfo, Winograd};
+use super::{Blob, Buffer, Conv, GemmOutput, Port, Program, Step, StepInfo, Winograd};
 use crate::graph::{Clamp, DType, Graph, Node, Op, QuantParams, TensorId, Weights, Window};
 use crate::kernels::winograd::{LANES, POINTS, TILE, WinogradKernel, is_exact, pack};
 use crate::kernels::{ConvKernel, Domain, Requant, ResidualParams, Run, SLACK, pack_weights};
@@ -276,8 +276,8 @@ impl Builder<'_> {
         self.steps.push(step);
         self.info.push(StepInfo {
             name: node.name.clone(),
-            op: node.op.name(),
-            kernel,
+            op: node.op.name().into(),
+            kernel: kernel.into(),
             inputs: match &node.op {
                 Op::Quantize { source } => self.sources.iter().filter(|p| p.name == *source).map(|p| p.shape.clone()).collect(),
                 _ => node.inputs.iter().map(|&t| self.shapes[t].onnx()).collect(),
@@ -356,11 +356,11 @@ impl Builder<'_> {
     }
 
     /// `q ↦ quantize(dequantize(q))`, computed as QuantizeLinear(DequantizeLinear(q)) does.
-    fn table(&self, from: TensorId, to: TensorId, clamp: Clamp) -> Box<[u8; 256]> {
+    fn table(&self, from: TensorId, to: TensorId, clamp: Clamp) -> Blob<u8> {
         let (zero_point, scale, y) = (self.buffers[from].zero_point, self.quant(from).scale, self.quant(to).scale);
         let requant = self.requant(to, clamp);
         let domain = self.kernel.domain;
-        Box::new(std::array::from_fn(|b| requant.quantize((domain.decode(b as u8) - zero_point) as f32 * scale / y)))
+        (0..=255).map(|b| requant.quantize((domain.decode(b) - zero_point) as f32 * scale / y)).collect::<Vec<u8>>().into()
     }
 
     fn conv(&mut self, node: &Node, weights: &Weights, window: &Window, groups: usize, residual: bool, clamp: Clamp) -> Result<()> {
@@ -404,9 +404,9 @@ impl Builder<'_> {
                 depth,
                 strip: whole_heights(STRIP_BYTES / (POINTS * 2 * depth)),
                 batch: whole_heights(BATCH_BYTES / (POINTS * 4 * winograd.nr)),
-                weights: packed,
-                bias,
-                mult,
+                weights: packed.into(),
+                bias: bias.into(),
+                mult: mult.into(),
                 requant: self.requant(out, clamp),
             }));
             self.push(node, step, macs, weight_bytes, winograd.name);
@@ -450,9 +450,9 @@ impl Builder<'_> {
             channels_outer: packed.len() > src.len(),
             runs,
             narrow: !packed.contains(&i8::MIN),
-            weights: packed,
-            bias,
-            mult,
+            weights: packed.into(),
+            bias: bias.into(),
+            mult: mult.into(),
             requant: self.requant(out, clamp),
         }));
         self.push(node, step, macs, weight_bytes, kernel.name);
@@ -510,7 +510,13 @@ impl Builder<'_> {
             (None, None) => return Err(shape_error(node, "it has no output")),
         };
         check_multipliers(node, &scale)?;
-        self.push(node, Step::Gemm { src, weights: data, bias, scale, output }, macs, weight_bytes, "gemm");
+        self.push(
+            node,
+            Step::Gemm { src, weights: data.into(), bias: bias.into(), scale: scale.into(), output },
+            macs,
+            weight_bytes,
+            "gemm",
+        );
         Ok(())
     }
 }

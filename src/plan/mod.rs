@@ -1,16 +1,22 @@
 //! From a [`crate::graph::Graph`] to a [`Program`]: shapes, layouts, packed weights and arena addresses, all decided at load.
 
 mod arena;
+mod blob;
 mod build;
+mod check;
+mod file;
 
+pub use blob::Blob;
 pub use build::{Policy, build, target_shapes};
+pub use file::{Compiled, Fingerprint, is_compiled, open, save};
 
 use crate::graph::Window;
 use crate::kernels::winograd::{POINTS, WinogradKernel};
 use crate::kernels::{ConvKernel, Requant, ResidualParams, Run};
+use serde::{Deserialize, Serialize};
 
 /// A tensor's place in the arena: NHWC (batch 1), with a halo of zero-point pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buffer {
     /// Byte offset of the slot, halo included.
     pub base: usize,
@@ -50,7 +56,7 @@ impl Buffer {
 }
 
 /// A convolution, ready to run.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Conv {
     /// Input; its halo covers the padding.
     pub src: Buffer,
@@ -67,15 +73,18 @@ pub struct Conv {
     /// What one output pixel reads, from its first tap.
     pub runs: Vec<Run>,
     /// `[group][block]` packed weights.
-    pub weights: Vec<i8>,
+    #[serde(skip)]
+    pub weights: Blob<i8>,
     /// No weight is −128.
     pub narrow: bool,
     /// Bytes of one packed block.
     pub block_len: usize,
     /// `[group][block][nr]`, zero-point correction included.
-    pub bias: Vec<i32>,
+    #[serde(skip)]
+    pub bias: Blob<i32>,
     /// `[group][block][nr]`.
-    pub mult: Vec<f32>,
+    #[serde(skip)]
+    pub mult: Blob<f32>,
     /// Requantization.
     pub requant: Requant,
     /// Walk blocks of channels in the outer loop (heavy weights) rather than pixels.
@@ -83,9 +92,10 @@ pub struct Conv {
 }
 
 /// A 3×3 convolution with step 1, by exact F(4×4, 3×3) (see [`crate::kernels::winograd`]).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Winograd {
     /// The matrix product.
+    #[serde(with = "file::winograd_kernel")]
     pub kernel: &'static WinogradKernel,
     /// Input; its halo covers the padding.
     pub src: Buffer,
@@ -104,11 +114,14 @@ pub struct Winograd {
     /// Of those, how many it multiplies before it transforms back: whole heights of the product.
     pub batch: usize,
     /// Transformed: `[block][point][depth / kr][nr][kr]`.
-    pub weights: Vec<i16>,
+    #[serde(skip)]
+    pub weights: Blob<i16>,
     /// `[block][nr]`, zero-point correction included.
-    pub bias: Vec<i32>,
+    #[serde(skip)]
+    pub bias: Blob<i32>,
     /// `[block][nr]`.
-    pub mult: Vec<f32>,
+    #[serde(skip)]
+    pub mult: Blob<f32>,
     /// Requantization.
     pub requant: Requant,
 }
@@ -121,7 +134,7 @@ impl Winograd {
 }
 
 /// What a fully connected layer makes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum GemmOutput {
     /// `f32(acc) · scale[c]` into a float target.
     Float {
@@ -138,7 +151,7 @@ pub enum GemmOutput {
 }
 
 /// One step of a program. Quantities are in the kernel's domain.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Step {
     /// f32 NCHW source → bytes.
     Quantize {
@@ -160,11 +173,14 @@ pub enum Step {
         /// Input, without halo.
         src: Buffer,
         /// `[out][in]`, input order HWC.
-        weights: Vec<i8>,
+        #[serde(skip)]
+        weights: Blob<i8>,
         /// Zero-point correction included.
-        bias: Vec<i32>,
+        #[serde(skip)]
+        bias: Blob<i32>,
         /// One per output.
-        scale: Vec<f32>,
+        #[serde(skip)]
+        scale: Blob<f32>,
         /// Result.
         output: GemmOutput,
     },
@@ -212,7 +228,8 @@ pub enum Step {
         /// First output channel.
         channel: usize,
         /// Result of each byte.
-        table: Box<[u8; 256]>,
+        #[serde(skip)]
+        table: Blob<u8>,
     },
     /// Bytes → f32 NCHW target.
     Dequantize {
@@ -226,6 +243,17 @@ pub enum Step {
 }
 
 impl Step {
+    /// Its arrays of numbers, in a fixed order.
+    fn blobs(&mut self) -> Vec<&mut dyn blob::AnyBlob> {
+        match self {
+            Step::Conv(c) => vec![&mut c.weights, &mut c.bias, &mut c.mult],
+            Step::Winograd(c) => vec![&mut c.weights, &mut c.bias, &mut c.mult],
+            Step::Gemm { weights, bias, scale, .. } => vec![weights, bias, scale],
+            Step::Lookup { table, .. } => vec![table],
+            Step::Quantize { .. } | Step::MaxPool { .. } | Step::AveragePool { .. } | Step::Add { .. } | Step::Dequantize { .. } => vec![],
+        }
+    }
+
     /// The quantized tensor this step writes.
     pub fn dst(&self) -> Option<&Buffer> {
         match self {
@@ -243,14 +271,14 @@ impl Step {
 }
 
 /// What `inspect` says of one step.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepInfo {
     /// ONNX node name.
     pub name: String,
     /// Operator.
-    pub op: &'static str,
+    pub op: String,
     /// Kernel that runs it.
-    pub kernel: &'static str,
+    pub kernel: String,
     /// Input shapes, NCHW.
     pub inputs: Vec<Vec<usize>>,
     /// Output shape, NCHW.
@@ -264,7 +292,7 @@ pub struct StepInfo {
 }
 
 /// A float value that enters or leaves a region.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// ONNX name.
     pub name: String,
@@ -273,9 +301,10 @@ pub struct Port {
 }
 
 /// A region, ready to run.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Convolution kernel.
+    #[serde(with = "file::conv_kernel")]
     pub kernel: &'static ConvKernel,
     /// In execution order.
     pub steps: Vec<Step>,

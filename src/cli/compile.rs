@@ -1,0 +1,40 @@
+//! `edge-infer compile`: a model becomes a program that is mapped instead of imported.
+
+use super::RunArgs;
+use anyhow::Context;
+use clap::Args;
+use edge_infer::Error;
+use edge_infer::import::COMPILED_EXTENSION;
+use edge_infer::model::compile;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Write a model as a program for this processor: it starts at once, and needs less memory
+///
+/// The program holds packed weights, addresses and kernels, and serves one instruction set and one version of edge-infer.
+/// Where it lies beside the model under the same name (M.edge beside M.onnx), `--model M.onnx` uses it as long as it is
+/// fresh; it can also be given itself. Only models that run in int8 from input to output can be compiled.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  edge-infer compile r18q.onnx                        writes r18q.edge
+  edge-infer compile r18q.onnx -o /var/lib/r18q.edge
+  EDGE_ISA=neon edge-infer compile r18q.onnx          for other kernels than this processor's best")]
+pub struct CompileArgs {
+    /// Quantized ONNX file.
+    model: PathBuf,
+    /// File to write [default: the model's name with .edge].
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+}
+
+pub fn run(args: &CompileArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension(COMPILED_EXTENSION));
+    if output == args.model {
+        return Err(Error::Usage(format!("{} would overwrite the model; choose another --output", output.display())).into());
+    }
+    compile(&args.model, &output, &run.options()).with_context(|| format!("cannot compile {}", args.model.display()))?;
+    let bytes = std::fs::metadata(&output).map_err(|e| Error::io(&output, e))?.len();
+    println!("{}: {:.1} MB", output.display(), bytes as f64 / 1e6);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,178 @@
+//! Proof that a program read from a file stays inside its memory: every address that a step can form is bounded here,
+//! because steps and kernels trust the plan.
+
+use super::{Buffer, Conv, GemmOutput, Program, Step, Winograd};
+use crate::graph::Window;
+use crate::kernels::winograd::{LANES, POINTS, TILE};
+use crate::kernels::{Requant, SLACK};
+
+/// No dimension, stride, dilation or padding is larger, so that their products fit 64 bits.
+const MAX_DIM: usize = 1 << 15;
+/// No offset or count is larger.
+const MAX_BYTES: usize = 1 << 32;
+
+type Check = Result<(), String>;
+
+fn ensure(condition: bool, what: &str) -> Check {
+    if condition { Ok(()) } else { Err(what.to_owned()) }
+}
+
+impl Program {
+    /// What a step could do outside the arena, the scratch or the float ports; `Ok` if nothing.
+    pub(super) fn check(&self) -> Result<(), String> {
+        ensure(self.arena_bytes <= MAX_BYTES && self.scratch_bytes <= MAX_BYTES, "arena or scratch is too large")?;
+        ensure(self.info.len() == self.steps.len(), "steps and their descriptions differ in number")?;
+        for port in self.sources.iter().chain(&self.targets) {
+            let values = port.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+            ensure(values <= MAX_BYTES && port.shape.iter().all(|&d| d > 0), "a port's shape is out of range")?;
+        }
+        for (step, info) in self.steps.iter().zip(&self.info) {
+            self.check_step(step).map_err(|why| format!("step `{}`: {why}", info.name))?;
+        }
+        Ok(())
+    }
+
+    fn buffer(&self, b: &Buffer) -> Check {
+        let dims = b.shape.iter().chain(&b.halo);
+        ensure(dims.clone().all(|&d| d <= MAX_DIM) && !b.shape.contains(&0), "a tensor's shape is out of range")?;
+        let (lo, hi) = self.kernel.domain.range();
+        ensure((lo..=hi).contains(&b.zero_point), "a zero point is out of range")?;
+        ensure(b.base <= self.arena_bytes && b.len() + SLACK <= self.arena_bytes - b.base, "a tensor lies outside the arena")
+    }
+
+    fn port(ports: &[super::Port], index: usize, values: usize) -> Check {
+        let port = ports.get(index).ok_or("a float port is missing")?;
+        ensure(port.shape.iter().product::<usize>() == values, "a float port has another size")
+    }
+
+    fn check_step(&self, step: &Step) -> Check {
+        let values = |b: &Buffer| b.shape.iter().product::<usize>();
+        match step {
+            Step::Quantize { source, dst, scale, requant } => {
+                self.buffer(dst)?;
+                check_requant(requant)?;
+                ensure(scale.is_finite() && *scale > 0.0, "its scale is not positive")?;
+                Self::port(&self.sources, *source, values(dst))
+            }
+            Step::Conv(conv) => self.conv(conv),
+            Step::Winograd(conv) => self.winograd(conv),
+            Step::Gemm { src, weights, bias, scale, output } => {
+                self.buffer(src)?;
+                ensure(
+                    src.halo == [0; 4] && weights.len() == bias.len() * src.len() && scale.len() == bias.len(),
+                    "its weights have another size",
+                )?;
+                match output {
+                    GemmOutput::Float { target } => Self::port(&self.targets, *target, bias.len()),
+                    GemmOutput::Quantized { dst, requant } => {
+                        self.buffer(dst)?;
+                        check_requant(requant)?;
+                        apart(dst, src)?;
+                        ensure(values(dst) == bias.len() && dst.shape[2] == bias.len(), "its output has another size")
+                    }
+                }
+            }
+            Step::MaxPool { src, dst, window } => self.pool(src, dst, window),
+            Step::AveragePool { src, dst, window, requant, .. } => {
+                check_requant(requant)?;
+                self.pool(src, dst, window)
+            }
+            Step::Add { src: [a, b], dst, requant, .. } => {
+                check_requant(requant)?;
+                for b in [a, b, dst] {
+                    self.buffer(b)?;
+                }
+                apart(dst, a)?;
+                apart(dst, b)?;
+                ensure(a.shape == dst.shape && b.shape == dst.shape, "its inputs differ in shape")
+            }
+            Step::Lookup { src, dst, channel, table } => {
+                self.buffer(src)?;
+                self.buffer(dst)?;
+                apart(dst, src)?;
+                ensure(table.len() == 256, "its table has no 256 entries")?;
+                ensure(
+                    src.shape[..2] == dst.shape[..2] && *channel <= MAX_DIM && channel + src.shape[2] <= dst.shape[2],
+                    "its channels lie outside the output",
+                )
+            }
+            Step::Dequantize { src, target, .. } => {
+                self.buffer(src)?;
+                Self::port(&self.targets, *target, values(src))
+            }
+        }
+    }
+
+    fn pool(&self, src: &Buffer, dst: &Buffer, window: &Window) -> Check {
+        self.buffer(src)?;
+        self.buffer(dst)?;
+        apart(dst, src)?;
+        ensure(src.shape[2] == dst.shape[2], "input and output differ in channels")?;
+        let numbers = window.kernel.iter().chain(&window.stride).chain(&window.dilation).chain(&window.pad);
+        ensure(numbers.clone().all(|&n| n <= MAX_DIM), "its window is out of range")
+    }
+
+    fn conv(&self, c: &Conv) -> Check {
+        self.buffer(&c.src)?;
+        self.buffer(&c.dst)?;
+        apart(&c.dst, &c.src)?;
+        check_requant(&c.requant)?;
+        self.residual(c.residual.as_ref().map(|(b, _)| b), &c.dst)?;
+        let ([h, w, out], channels) = (c.dst.shape, c.src.shape[2]);
+        ensure(c.groups > 0 && channels.is_multiple_of(c.groups) && out.is_multiple_of(c.groups), "its groups do not divide the channels")?;
+        ensure(c.stride.iter().all(|&s| s <= MAX_DIM), "its stride is out of range")?;
+        ensure(c.pad[0] <= c.src.halo[0] && c.pad[1] <= c.src.halo[1], "its padding is larger than the input's halo")?;
+        let (nr, kr) = (self.kernel.nr, self.kernel.kr);
+        // The last pixel's first tap, in the last group, plus the longest run with what a kernel reads beyond it.
+        let row = (h - 1) * c.stride[0] + c.src.halo[0] - c.pad[0];
+        let column = (w - 1) * c.stride[1] + c.src.halo[1] - c.pad[1];
+        let first = row * c.src.row_stride() + column * channels + channels / c.groups * (c.groups - 1);
+        let mut steps = 0usize;
+        for run in &c.runs {
+            ensure(run.offset <= MAX_BYTES && run.steps <= MAX_BYTES, "a run is out of range")?;
+            ensure(first + run.offset + run.steps * kr <= c.src.len() + SLACK, "it reads outside its input")?;
+            steps += run.steps;
+        }
+        let blocks = c.groups * (out / c.groups).div_ceil(nr);
+        ensure(c.block_len == steps * nr * kr && c.weights.len() == blocks * c.block_len, "its weights have another size")?;
+        ensure(c.bias.len() == blocks * nr && c.mult.len() == blocks * nr, "its channels have another number")
+    }
+
+    fn winograd(&self, c: &Winograd) -> Check {
+        self.buffer(&c.src)?;
+        self.buffer(&c.dst)?;
+        apart(&c.dst, &c.src)?;
+        check_requant(&c.requant)?;
+        self.residual(c.residual.as_ref().map(|(b, _)| b), &c.dst)?;
+        let [h, w, out] = c.dst.shape;
+        let (mr, nr) = (c.kernel.mr, c.kernel.nr);
+        ensure(self.kernel.winograd.as_ref().is_some_and(|k| k.name == c.kernel.name), "its kernel belongs to another instruction set")?;
+        ensure(c.pad[0] <= c.src.halo[0] && c.pad[1] <= c.src.halo[1], "its padding is larger than the input's halo")?;
+        ensure(
+            c.tiles == [h.div_ceil(TILE), w.div_ceil(TILE)] && c.depth == c.src.shape[2].next_multiple_of(LANES),
+            "its tiles do not cover the output",
+        )?;
+        ensure([c.strip, c.batch].iter().all(|&n| n > 0 && n <= MAX_DIM && n.is_multiple_of(mr)), "its strips are not whole products")?;
+        ensure(c.scratch_bytes() <= self.scratch_bytes, "it needs more scratch")?;
+        let blocks = out.div_ceil(nr);
+        ensure(c.weights.len() == blocks * POINTS * c.depth * nr, "its weights have another size")?;
+        ensure(c.bias.len() == blocks * nr && c.mult.len() == blocks * nr, "its channels have another number")
+    }
+
+    fn residual(&self, residual: Option<&Buffer>, dst: &Buffer) -> Check {
+        let Some(residual) = residual else { return Ok(()) };
+        self.buffer(residual)?;
+        apart(dst, residual)?;
+        ensure(residual.shape == dst.shape, "its residual has another shape")
+    }
+}
+
+/// Slots that one step writes and reads do not overlap.
+fn apart(dst: &Buffer, src: &Buffer) -> Check {
+    ensure(dst.base + dst.len() + SLACK <= src.base || src.base + src.len() + SLACK <= dst.base, "its output overlaps an input")
+}
+
+fn check_requant(r: &Requant) -> Check {
+    let bounded = |v: f32| (-255.0..=255.0).contains(&v);
+    ensure(bounded(r.lo) && bounded(r.hi) && (-128..=255).contains(&r.zero_point), "its output range is out of range")
+}
