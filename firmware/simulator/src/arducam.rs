@@ -30,6 +30,8 @@ struct State<'a> {
     capturing: bool,
     waited: u32,
     done: bool,
+    /// What the FIFO holds: it keeps that whatever happens to the sensor.
+    held: Option<(View, bool)>,
     size: u32,
     at: u32,
 }
@@ -48,6 +50,7 @@ impl<'a> ArduCamSim<'a> {
             capturing: false,
             waited: 0,
             done: false,
+            held: None,
             size: 0,
             at: 0,
         };
@@ -57,13 +60,13 @@ impl<'a> ArduCamSim<'a> {
     }
 
     /// Its I²C side.
-    pub fn i2c(&self) -> Sccb<'_, 'a> {
-        Sccb(self)
+    pub fn i2c(&self) -> SensorBus<'_, 'a> {
+        SensorBus(self)
     }
 
     /// Its SPI side.
-    pub fn spi(&self) -> Chip<'_, 'a> {
-        Chip(self)
+    pub fn spi(&self) -> ChipSelect<'_, 'a> {
+        ChipSelect(self)
     }
 
     /// A sensor register.
@@ -131,7 +134,7 @@ impl State<'_> {
             false => 2 * view.width * view.height + 8,
         };
         self.size = self.size.saturating_sub(short);
-        (self.done, self.capturing) = (true, false);
+        (self.done, self.capturing, self.held) = (true, false, Some((view, jpeg)));
     }
 
     fn fifo(&mut self) -> u8 {
@@ -140,7 +143,7 @@ impl State<'_> {
         if !self.done || at >= self.size {
             return 0;
         }
-        match self.view() {
+        match self.held {
             Some((_, true)) => self.scene().jpeg.get(at as usize).copied().unwrap_or(0),
             Some((view, false)) => {
                 let (x, y) = (at / 2 % view.width, at / 2 / view.width);
@@ -190,13 +193,13 @@ impl State<'_> {
 }
 
 /// I²C.
-pub struct Sccb<'s, 'a>(&'s ArduCamSim<'a>);
+pub struct SensorBus<'s, 'a>(&'s ArduCamSim<'a>);
 
-impl i2c::ErrorType for Sccb<'_, '_> {
+impl i2c::ErrorType for SensorBus<'_, '_> {
     type Error = BusError;
 }
 
-impl I2c for Sccb<'_, '_> {
+impl I2c for SensorBus<'_, '_> {
     fn transaction(&mut self, address: u8, operations: &mut [i2c::Operation]) -> Result<(), BusError> {
         let (state, faults) = (&mut *self.0.state.borrow_mut(), &self.0.faults);
         if faults.brown_out.take() {
@@ -224,13 +227,13 @@ impl I2c for Sccb<'_, '_> {
 }
 
 /// SPI, with its chip select.
-pub struct Chip<'s, 'a>(&'s ArduCamSim<'a>);
+pub struct ChipSelect<'s, 'a>(&'s ArduCamSim<'a>);
 
-impl spi::ErrorType for Chip<'_, '_> {
+impl spi::ErrorType for ChipSelect<'_, '_> {
     type Error = BusError;
 }
 
-impl SpiDevice for Chip<'_, '_> {
+impl SpiDevice for ChipSelect<'_, '_> {
     fn transaction(&mut self, operations: &mut [spi::Operation<u8>]) -> Result<(), BusError> {
         let (state, faults) = (&mut *self.0.state.borrow_mut(), &self.0.faults);
         // The first byte is a command; what follows is its value, or clocks its answer out.

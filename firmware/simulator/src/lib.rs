@@ -13,7 +13,7 @@ mod ov7670;
 mod picture;
 mod port;
 
-pub use arducam::ArduCamSim;
+pub use arducam::{ArduCamSim, ChipSelect, SensorBus};
 pub use bus::{BusError, Faults};
 pub use hm01b0::Hm01b0Sim;
 pub use ov7670::Ov7670Sim;
