@@ -103,8 +103,8 @@ impl State<'_> {
         let (halvings_v, halvings_h) = (dsp[0x50] >> 3 & 7, dsp[0x50] & 7);
         let width = (u32::from(dsp[0x5A]) | u32::from(dsp[0x5C] & 3) << 8) * 4;
         let height = (u32::from(dsp[0x5B]) | u32::from(dsp[0x5C] >> 2 & 1) << 8) * 4;
-        let in_w = (u32::from(dsp[0x51]) | u32::from(dsp[0x55] >> 3 & 1) << 8 | u32::from(dsp[0x57] >> 7) << 9) * 4 >> halvings_h;
-        let in_h = (u32::from(dsp[0x52]) | u32::from(dsp[0x55] >> 7) << 8) * 4 >> halvings_v;
+        let in_w = ((u32::from(dsp[0x51]) | u32::from(dsp[0x55] >> 3 & 1) << 8 | u32::from(dsp[0x57] >> 7) << 9) * 4) >> halvings_h;
+        let in_h = ((u32::from(dsp[0x52]) | u32::from(dsp[0x55] >> 7) << 8) * 4) >> halvings_v;
         // The array at 800×600, the DSP on, nothing in reset, enough pixels to scale down from.
         let svga = sensor[0x12] & 0x70 == 0x40 && (dsp[0xC0], dsp[0xC1]) == (100, 75);
         let on = dsp[0x05] & 1 == 0 && dsp[0xE0] == 0 && dsp[0x86] & 0x20 != 0;
