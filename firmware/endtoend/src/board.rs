@@ -17,6 +17,8 @@ const REPLY_WITHIN: Duration = Duration::from_secs(5);
 const TRIES: u8 = 5;
 /// Bytes that the fault injector treats as one.
 const PACKET: usize = 256;
+/// Bytes read at a time.
+pub const READ: usize = 16 * PACKET;
 
 /// A frame that was accepted.
 pub struct Frame {
@@ -29,7 +31,10 @@ pub struct Board {
     socket_path: PathBuf,
     log_path: PathBuf,
     socket: UnixStream,
-    link: FaultyLink,
+    /// `None`: a clean link.
+    faults: Option<FaultyLink>,
+    /// Less than a packet, on its way to the faults.
+    packet: Vec<u8>,
     parser: Parser<Vec<u8>, Vec<u8>>,
     frames: VecDeque<Frame>,
     messages: Vec<Message>,
@@ -75,7 +80,8 @@ impl Board {
             socket_path,
             log_path,
             socket,
-            link: FaultyLink::new(Faults::default(), 1),
+            faults: None,
+            packet: Vec::new(),
             parser: Parser::new(vec![0; CHUNK_BUFFER], vec![0; 1 << 17])?,
             frames: VecDeque::new(),
             messages: Vec::new(),
@@ -97,14 +103,19 @@ impl Board {
         self.parser.counters()
     }
 
-    /// From here on, this happens to what comes from the board. Gives what happened so far.
-    pub fn set_faults(&mut self, faults: Faults) -> Tally {
+    /// From here on, this happens to what comes from the board.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = Some(FaultyLink::new(faults, u64::from(self.next_command)));
+    }
+
+    /// From here on, nothing does. Gives what happened so far.
+    pub fn clear_faults(&mut self) -> Tally {
+        let Some(mut link) = self.faults.take() else { return Tally::default() };
         let mut late = Vec::new();
-        self.link.flush(&mut late);
+        link.send(&std::mem::take(&mut self.packet), &mut late);
+        link.flush(&mut late);
         self.arrived(&late);
-        let tally = self.link.tally();
-        self.link = FaultyLink::new(faults, u64::from(self.next_command));
-        tally
+        link.tally()
     }
 
     /// Breaks the connection and makes it again a little later.
@@ -118,6 +129,11 @@ impl Board {
     /// All bytes that went into the parser since the last call.
     pub fn take_raw(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.raw)
+    }
+
+    /// Frames that have arrived already.
+    pub fn queued(&mut self) -> Vec<Frame> {
+        self.frames.drain(..).collect()
     }
 
     /// The next frame.
@@ -140,7 +156,7 @@ impl Board {
                 since = Instant::now();
             }
         }
-        Ok(self.frames.drain(..).collect())
+        Ok(self.queued())
     }
 
     pub fn ok(&mut self, command: Command) -> Result<(), Error> {
@@ -169,17 +185,22 @@ impl Board {
 
     /// Reads what is there, or waits a moment for it.
     fn pump(&mut self) -> Result<bool, Error> {
-        let mut buffer = [0; 16 * PACKET];
+        let mut buffer = [0; READ];
         let length = match self.socket.read(&mut buffer) {
             Ok(0) => return Err("QEMU closed the UART's socket".into()),
             Ok(length) => length,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => return Ok(false),
             Err(e) => return Err(e.into()),
         };
+        let Some(link) = &mut self.faults else {
+            self.arrived(&buffer[..length]);
+            return Ok(true);
+        };
+        // A UART's bytes come by ones and twos.
+        self.packet.extend_from_slice(&buffer[..length]);
+        let whole = self.packet.len() - self.packet.len() % PACKET;
         let mut arrived = Vec::new();
-        for packet in buffer[..length].chunks(PACKET) {
-            self.link.send(packet, &mut arrived);
-        }
+        self.packet.drain(..whole).as_slice().chunks(PACKET).for_each(|packet| link.send(packet, &mut arrived));
         self.arrived(&arrived);
         Ok(true)
     }

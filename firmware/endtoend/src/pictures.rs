@@ -2,12 +2,15 @@
 
 use crate::board::Frame;
 use crate::{Error, ensure};
-use edge_wire::PixelFormat;
+use edge_wire::{HEADER_LEN, MESSAGE_BUFFER, PixelFormat};
 use std::path::Path;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// Payload bytes of the board's chunks.
+const CHUNK: usize = 1024;
 
 struct Picture {
     jpeg: Vec<u8>,
@@ -31,6 +34,12 @@ impl Pictures {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Bytes of the longest JPEG frame, with its headers and a message or two.
+    pub fn longest_on_link(&self) -> u64 {
+        let longest = self.0.iter().map(|p| p.jpeg.len()).max().unwrap_or(0);
+        (longest + HEADER_LEN * longest.div_ceil(CHUNK) + 2 * MESSAGE_BUFFER) as u64
     }
 
     /// Which picture a frame shows: all of it, or it is an error.
