@@ -24,7 +24,8 @@ impl<B: UsbBus, R: BorrowMut<[u8]>, W: BorrowMut<[u8]>> Transport for UsbSerial<
     type Error = UsbError;
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, UsbError> {
-        if self.device.poll(&mut [&mut self.port]) { none_is_zero(self.port.read(bytes)) } else { Ok(0) }
+        self.device.poll(&mut [&mut self.port]);
+        none_is_zero(self.port.read(bytes))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize, UsbError> {
