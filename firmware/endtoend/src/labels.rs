@@ -76,7 +76,8 @@ impl Labels {
         let streamed = lines(&std::fs::read_to_string(folder.join("pictures.json"))?)?;
         ensure!(streamed.len() == self.frames.len(), "edge-infer labelled {} frames, {} were received", streamed.len(), self.frames.len());
         let files: Vec<&PathBuf> = self.frames.iter().flatten().collect();
-        let output = Command::new(&self.program).arg("--model").arg(&self.model).args(["--json", "--logits", "--image"]).args(&files).output()?;
+        let output =
+            Command::new(&self.program).arg("--model").arg(&self.model).args(["--json", "--logits", "--image"]).args(&files).output()?;
         ensure!(output.status.success(), "edge-infer failed on the pictures: {}", String::from_utf8_lossy(&output.stderr));
         let direct = lines(&String::from_utf8(output.stdout)?)?;
         ensure!(direct.len() == files.len(), "edge-infer labelled {} of {} pictures", direct.len(), files.len());
@@ -84,7 +85,13 @@ impl Labels {
         for ((stream, file), picture) in compared.zip(&direct) {
             for key in ["top", "logits"] {
                 ensure!(!picture[key].is_null(), "edge-infer's output has no {key}");
-                ensure!(stream[key] == picture[key], "{}: {key} {} from the stream, {} from the file", file.display(), stream[key], picture[key]);
+                ensure!(
+                    stream[key] == picture[key],
+                    "{}: {key} {} from the stream, {} from the file",
+                    file.display(),
+                    stream[key],
+                    picture[key]
+                );
             }
         }
         Ok(direct.len())

@@ -19,7 +19,7 @@ use edge_faults::Faults;
 use edge_wire::{Command, Level, PixelFormat, Status};
 use labels::Labels;
 use pictures::Pictures;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Every failure ends the run and says what was expected.
@@ -35,35 +35,38 @@ macro_rules! ensure {
 }
 
 /// What the command line names.
-struct Paths {
-    elf: PathBuf,
-    edge_infer: PathBuf,
-    model: PathBuf,
-    pictures: PathBuf,
-    golden: PathBuf,
+struct Paths<'a> {
+    elf: &'a Path,
+    edge_infer: &'a Path,
+    model: &'a Path,
+    pictures: &'a Path,
+    golden: &'a Path,
 }
 
-const USAGE: &str = "usage: edge-endtoend BOARD.elf EDGE-INFER MODEL.onnx PICTURES GOLDEN.log";
+const USAGE: &str = "usage: edge-endtoend run BOARD.elf EDGE-INFER MODEL.onnx PICTURES GOLDEN.log
+       edge-endtoend log PROGRAM.elf LOG      prints what a program logged with defmt";
 
 fn main() {
-    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
-    let mut next = || args.next();
-    let (Some(elf), Some(edge_infer), Some(model), Some(pictures), Some(golden), None) = (next(), next(), next(), next(), next(), next())
-    else {
-        eprintln!("{USAGE}");
-        std::process::exit(2);
+    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let result = match args.iter().map(PathBuf::as_path).collect::<Vec<_>>()[..] {
+        [mode, elf, edge_infer, model, pictures, golden] if mode == "run" => run(&Paths { elf, edge_infer, model, pictures, golden }),
+        [mode, elf, file] if mode == "log" => log::print(elf, file),
+        _ => {
+            eprintln!("{USAGE}");
+            std::process::exit(2);
+        }
     };
-    if let Err(error) = run(&Paths { elf, edge_infer, model, pictures, golden }) {
+    if let Err(error) = result {
         eprintln!("failed: {error}");
         std::process::exit(1);
     }
 }
 
 fn run(paths: &Paths) -> Result<(), Error> {
-    let pictures = Pictures::read(&paths.pictures)?;
+    let pictures = Pictures::read(paths.pictures)?;
     let folder = tempfile::tempdir()?;
-    let mut labels = Labels::start(&paths.edge_infer, &paths.model, folder.path())?;
-    let mut board = Board::start(&paths.elf, folder.path())?;
+    let mut labels = Labels::start(paths.edge_infer, paths.model, folder.path())?;
+    let mut board = Board::start(paths.elf, folder.path())?;
 
     board.ok(Command::Ping)?;
     formats(&mut board, &mut labels, &pictures)?;
@@ -74,8 +77,11 @@ fn run(paths: &Paths) -> Result<(), Error> {
     faults(&mut board, &mut labels, &pictures)?;
 
     let frames = labels.finish(folder.path())?;
-    println!("labels: {frames} frames ({} of them through faults) have the labels and logits of the same pictures from files", frames - before);
-    let lines = log::check(&paths.elf, &board.stop()?, &paths.golden)?;
+    println!(
+        "labels: {frames} frames ({} of them through faults) have the labels and logits of the same pictures from files",
+        frames - before
+    );
+    let lines = log::check(paths.elf, &board.stop()?, paths.golden)?;
     println!("log: {lines} lines, as recorded");
     Ok(())
 }

@@ -46,9 +46,11 @@ impl Pictures {
     pub fn identify(&self, frame: &Frame) -> Result<usize, Error> {
         let found = self.0.iter().position(|p| match frame.info.format {
             PixelFormat::Jpeg => p.jpeg == frame.payload,
-            PixelFormat::Rgb565 => p.middle(frame, 1).eq(frame.payload.chunks(2).map(|b| u16::from_be_bytes([b[0], b[1]])).map(|v| {
-                [(v >> 11) as f64, (v >> 5 & 63) as f64, (v & 31) as f64]
-            })),
+            PixelFormat::Rgb565 => p.middle(frame, 1).eq(frame
+                .payload
+                .chunks(2)
+                .map(|b| u16::from_be_bytes([b[0], b[1]]))
+                .map(|v| [(v >> 11) as f64, (v >> 5 & 63) as f64, (v & 31) as f64])),
             _ => {
                 // Luma in floating point, of 8-bit channels; the board computes in integers, so one level of difference is allowed.
                 let wide = |[r, g, b]: [f64; 3]| 0.299 * r * 255.0 / 31.0 + 0.587 * g * 255.0 / 63.0 + 0.114 * b * 255.0 / 31.0;
