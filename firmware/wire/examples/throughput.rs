@@ -24,7 +24,11 @@ fn main() {
     let payload: Vec<u8> = (0..info.length).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for chunk_size in [256, 1024, 4096, 8192] {
         let chunks = |sequence| Chunks::new(FrameInfo { sequence, ..info }, &payload, chunk_size).unwrap();
-        let encode = fastest(payload.len(), || chunks(0).for_each(|c| drop(black_box(c))));
+        let encode = fastest(payload.len(), || {
+            chunks(0).for_each(|c| {
+                black_box(c);
+            })
+        });
         let stream: Vec<u8> = (0..FRAMES).flat_map(chunks).flat_map(|c| [&c.header, c.payload].concat()).collect();
         let parse = |stream: &[u8], expected: u32| {
             let mut parser = Parser::new(vec![0; 4 * CHUNK_BUFFER], vec![0; payload.len()]).unwrap();
