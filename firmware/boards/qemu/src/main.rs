@@ -5,15 +5,16 @@
 use cortex_m_rt::entry;
 use edge_board_qemu::{PICTURES, Timer, TimerDelay, Uart};
 use edge_camera::transport::Io;
-use edge_camera::{ArduCam, Event, Module, Output, Streamer};
+use edge_camera::{ArduCam, Module, Output};
 use edge_simulator::ArduCamSim;
 use edge_wire::PixelFormat;
+use static_cell::ConstStaticCell;
 
 /// Status reads of a capture, some 25 ms.
 const EXPOSURE: u32 = 2000;
-/// Bytes of each frame buffer: QQVGA in RGB565.
+/// QQVGA in RGB565.
 const BUFFER: usize = 160 * 120 * 2;
-const CHUNK: u16 = 1024;
+static BUFFERS: [ConstStaticCell<[u8; BUFFER]>; 2] = [const { ConstStaticCell::new([0; BUFFER]) }; 2];
 
 #[entry]
 fn main() -> ! {
@@ -26,18 +27,7 @@ fn main() -> ! {
     };
     defmt::info!("OV2640 found");
     let output = Output { format: PixelFormat::Jpeg, width: 160, height: 120 };
-    let mut streamer = match Streamer::new(camera, [[0; BUFFER], [0; BUFFER]], output, CHUNK, 0) {
-        Ok(streamer) => streamer,
-        Err(error) => defmt::panic!("{}", error),
-    };
-    defmt::info!("ready: {}", output);
-    let mut link = Io(Uart::start());
-    loop {
-        let Ok(event) = streamer.poll(timer.now_us(), &mut link);
-        match event {
-            None => {}
-            Some(Event::Command(command, status)) => defmt::info!("{}: {}", command, status),
-            Some(other) => defmt::warn!("{}", other),
-        }
-    }
+    let buffers = BUFFERS.each_ref().map(|b| b.take());
+    let error = edge_board::run(camera, buffers, output, 0, &mut Io(Uart::start()), || timer.now_us());
+    defmt::panic!("{}", error)
 }

@@ -25,6 +25,8 @@ impl<B: UsbBus, R: BorrowMut<[u8]>, W: BorrowMut<[u8]>> Transport for UsbSerial<
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, UsbError> {
         self.device.poll(&mut [&mut self.port]);
+        // What was written last may still wait for the host; nothing need be written after it.
+        none_is_zero(self.port.flush().map(|()| 0))?;
         none_is_zero(self.port.read(bytes))
     }
 
