@@ -3,7 +3,7 @@
 /// What a [`Parser`](crate::Parser) saw since it was made. They add up:
 /// - `bytes` = `bytes_accepted` + `bytes_skipped` + what the parser still holds (nothing after
 ///   [`finish`](crate::Parser::finish) returned `None`);
-/// - intact chunks = `chunks_stored` + `chunks_repeated` + `chunks_late`;
+/// - intact chunks = `chunks_stored` + `chunks_repeated` + `chunks_late` + `messages`;
 /// - frames of which anything arrived = `frames_ok` + `frames_incomplete` + `frames_corrupted` + the one being received;
 /// - where `restarts` is 0: last sequence − first + 1 = frames of which anything arrived + `frames_missed` + `frames_overrun`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub struct Counters {
     pub chunks_repeated: u64,
     /// Intact chunks of frames that had already been given up or never begun.
     pub chunks_late: u64,
+    /// Messages delivered.
+    pub messages: u64,
     /// Frames delivered.
     pub frames_ok: u64,
     /// Frames given up because a newer one began, or the input ended, before all their chunks had arrived.

@@ -24,6 +24,7 @@ pub mod flags {
 
 /// How a payload stores pixels; byte orders are in the crate's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u8)]
 pub enum PixelFormat {
     /// 8 bits of luma.
@@ -42,7 +43,7 @@ impl PixelFormat {
     /// All of them.
     pub const ALL: [PixelFormat; 5] = [Self::Gray8, Self::Rgb565, Self::Yuv422, Self::Rgb888, Self::Jpeg];
 
-    fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|f| *f as u8 == code)
     }
 

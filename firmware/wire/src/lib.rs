@@ -15,7 +15,7 @@
 //! | 0 | 4 | magic | `ED 6E 57 1C` ([`MAGIC`]) |
 //! | 4 | 1 | version | 1 ([`VERSION`]); a receiver skips every other |
 //! | 5 | 1 | flags | [`flags`]; unknown bits are sent as 0 and ignored |
-//! | 6 | 1 | format | [`PixelFormat`]; 0x80 to 0xFF are kept for messages that are not pictures; a receiver skips what it does not know |
+//! | 6 | 1 | format | [`PixelFormat`]; or, from 0x80 on, the [`Kind`] of a message that is no picture; a receiver skips what it does not know |
 //! | 7 | 1 | session | changes whenever the sender starts anew, as far as it can arrange that; else 0 |
 //! | 8 | 4 | sequence | one more for every captured frame, sent or not; wraps to 0 after 2³² − 1 |
 //! | 12 | 4 | timestamp | µs since any fixed moment, at the frame's capture; wraps to 0 after 2³² − 1 (71.6 min): see [`Timeline`] |
@@ -45,6 +45,22 @@
 //! | [`Rgb888`](PixelFormat::Rgb888) | 3 | R G B |
 //! | [`Jpeg`](PixelFormat::Jpeg) | | a whole JPEG file of the header's width and height |
 //!
+//! # Messages
+//! [`Message`]s go the same way as pictures: commands to the camera (each answered by a [`Reply`] with its number, and
+//! sent again until it is: [`Request`]) and [`Statistics`]. The first byte of a command's payload is its opcode:
+//!
+//! | opcode | command | then |
+//! |---:|---|---|
+//! | 0, 1, 2, 3 | ping, start, stop, get statistics | |
+//! | 4 | format | u8: [`PixelFormat`] |
+//! | 5 | size | u16 width, u16 height |
+//! | 6, 7 | exposure, gain | u8: 0 automatic (then 0, 0), 1 manual; u16 value |
+//! | 8 | flip | u8: bit 0 left and right, bit 1 up and down |
+//! | 9 | test pattern | u8: 0 off, 1 on |
+//!
+//! A reply is the opcode, a [`Status`], and statistics where they were asked for. Statistics are seven u32 (uptime in ms,
+//! captured, sent, dropped, failed, commands, bytes skipped) and one u64 (bytes sent); more may follow in later versions.
+//!
 //! # Example
 //! ```
 //! use edge_wire::{Chunks, Event, FrameInfo, Parser, PixelFormat};
@@ -71,12 +87,16 @@ mod assembly;
 mod counters;
 mod encode;
 mod header;
+mod message;
 mod parse;
+mod request;
 mod timeline;
 
 pub use assembly::{Dropped, Frame, Reason};
 pub use counters::Counters;
 pub use encode::{Chunk, Chunks, Encoder};
 pub use header::{ChunkHeader, FrameInfo, HEADER_LEN, HeaderError, MAGIC, MAX_CHUNK, MAX_CHUNKS, MAX_FRAME, PixelFormat, VERSION, flags};
+pub use message::{Command, Kind, Level, MAX_MESSAGE, MESSAGE_BUFFER, Message, Reply, Statistics, Status};
 pub use parse::{BufferTooSmall, CHUNK_BUFFER, Event, Parser};
+pub use request::{Action, Request};
 pub use timeline::Timeline;

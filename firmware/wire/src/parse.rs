@@ -3,6 +3,7 @@
 use crate::assembly::{Assembly, Dropped, Frame, Outcome};
 use crate::counters::Counters;
 use crate::header::{ChunkHeader, HEADER_LEN, HeaderError, MAGIC, MAX_CHUNK};
+use crate::message::{Message, MessageHeader};
 use core::fmt;
 
 /// Bytes of a chunk buffer that takes every chunk of the format. A few times more saves copies.
@@ -15,6 +16,8 @@ pub enum Event<'a> {
     Frame(Frame<'a>),
     /// A frame that will not come.
     Dropped(Dropped),
+    /// A message that is no picture.
+    Message(Message),
 }
 
 /// The chunk buffer cannot hold a header and one byte.
@@ -39,7 +42,7 @@ pub struct Parser<C, F> {
     start: usize,
     end: usize,
     /// Of the chunk at `start`, once read.
-    header: Option<ChunkHeader>,
+    header: Option<Header>,
     assembly: Assembly<F>,
     counters: Counters,
 }
@@ -49,6 +52,36 @@ enum Step {
     Starved,
     Frame,
     Dropped(Dropped),
+    Message(Message),
+}
+
+#[derive(Clone, Copy)]
+enum Header {
+    Picture(ChunkHeader),
+    Message(MessageHeader),
+}
+
+impl Header {
+    fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, HeaderError> {
+        match ChunkHeader::decode(bytes) {
+            Err(HeaderError::Format(0x80..)) => Message::decode_header(bytes).map(Self::Message),
+            picture => picture.map(Self::Picture),
+        }
+    }
+
+    fn payload_len(&self) -> usize {
+        match self {
+            Self::Picture(header) => header.payload_len(),
+            Self::Message(header) => header.payload_len(),
+        }
+    }
+
+    fn payload_crc(&self) -> u32 {
+        match self {
+            Self::Picture(header) => header.payload_crc,
+            Self::Message(header) => header.crc,
+        }
+    }
 }
 
 impl<C: AsRef<[u8]> + AsMut<[u8]>, F: AsRef<[u8]> + AsMut<[u8]>> Parser<C, F> {
@@ -72,6 +105,7 @@ impl<C: AsRef<[u8]> + AsMut<[u8]>, F: AsRef<[u8]> + AsMut<[u8]>> Parser<C, F> {
             match self.step() {
                 Step::Frame => return self.assembly.frame().map(Event::Frame),
                 Step::Dropped(dropped) => return Some(Event::Dropped(dropped)),
+                Step::Message(message) => return Some(Event::Message(message)),
                 Step::Starved if input.is_empty() => return None,
                 Step::Starved => self.fill(input),
             }
@@ -85,6 +119,7 @@ impl<C: AsRef<[u8]> + AsMut<[u8]>, F: AsRef<[u8]> + AsMut<[u8]>> Parser<C, F> {
             match self.step() {
                 Step::Frame => return self.assembly.frame().map(Event::Frame),
                 Step::Dropped(dropped) => return Some(Event::Dropped(dropped)),
+                Step::Message(message) => return Some(Event::Message(message)),
                 Step::Starved if self.start == self.end => return self.assembly.close(&mut self.counters).map(Event::Dropped),
                 Step::Starved => {
                     // A chunk cut short: there may be whole ones behind its header.
@@ -99,18 +134,25 @@ impl<C: AsRef<[u8]> + AsMut<[u8]>, F: AsRef<[u8]> + AsMut<[u8]>> Parser<C, F> {
         while let Some(header) = self.find_header() {
             let length = HEADER_LEN + header.payload_len();
             let Some(payload) = self.buffer.as_ref()[self.start..self.end].get(HEADER_LEN..length) else { break };
-            if crc32fast::hash(payload) != header.payload_crc {
+            if crc32fast::hash(payload) != header.payload_crc() {
                 self.counters.chunks_corrupted += 1;
                 self.skip(1);
                 continue;
             }
+            let header = match header {
+                Header::Picture(header) => header,
+                Header::Message(header) => {
+                    let message = header.message(payload);
+                    self.counters.messages += 1;
+                    self.used(length);
+                    return Step::Message(message);
+                }
+            };
             let outcome = self.assembly.accept(&header, payload, &mut self.counters);
             if let Outcome::Displaced(dropped) = outcome {
                 return Step::Dropped(dropped);
             }
-            self.counters.bytes_accepted += length as u64;
-            self.start += length;
-            self.header = None;
+            self.used(length);
             match outcome {
                 Outcome::Complete => return Step::Frame,
                 Outcome::Dropped(dropped) => return Step::Dropped(dropped),
@@ -121,12 +163,12 @@ impl<C: AsRef<[u8]> + AsMut<[u8]>, F: AsRef<[u8]> + AsMut<[u8]>> Parser<C, F> {
     }
 
     /// Moves `start` to the next header, and reads it if it is all there.
-    fn find_header(&mut self) -> Option<ChunkHeader> {
+    fn find_header(&mut self) -> Option<Header> {
         while self.header.is_none() {
             let bytes = &self.buffer.as_ref()[self.start..self.end];
             let begins = |at: &usize| bytes[*at..].iter().zip(MAGIC).all(|(a, b)| *a == b);
             let at = (0..bytes.len()).find(begins).unwrap_or(bytes.len());
-            let header = bytes[at..].first_chunk().map(ChunkHeader::decode);
+            let header = bytes[at..].first_chunk().map(Header::decode);
             self.skip(at);
             match header? {
                 Ok(header) if self.fits(&header) => self.header = Some(header),
@@ -143,8 +185,19 @@ impl<C: AsRef<[u8]> + AsMut<[u8]>, F: AsRef<[u8]> + AsMut<[u8]>> Parser<C, F> {
         self.header
     }
 
-    fn fits(&self, header: &ChunkHeader) -> bool {
-        HEADER_LEN + header.payload_len() <= self.buffer.as_ref().len() && header.frame.length as usize <= self.assembly.capacity()
+    fn fits(&self, header: &Header) -> bool {
+        let frame = match header {
+            Header::Picture(header) => header.frame.length as usize,
+            Header::Message(_) => 0,
+        };
+        HEADER_LEN + header.payload_len() <= self.buffer.as_ref().len() && frame <= self.assembly.capacity()
+    }
+
+    /// An intact chunk has been taken.
+    fn used(&mut self, bytes: usize) {
+        self.counters.bytes_accepted += bytes as u64;
+        self.start += bytes;
+        self.header = None;
     }
 
     fn skip(&mut self, bytes: usize) {

@@ -173,3 +173,25 @@ fn a_parser_goes_on_after_the_end_of_a_stream() {
     assert_eq!(received.frames, frames[1..]);
     assert_eq!(parser.counters().frames_incomplete, 1);
 }
+
+#[test]
+fn messages_come_between_the_chunks_of_a_frame() {
+    let frame = Owned::test(1, 600);
+    let message = Command::SetExposure(Level::Manual(300)).encode(5);
+    let (bytes, length) = message.encode();
+    let packets = frame.packets(256);
+    let stream = [&packets[0][..], &bytes[..length], &packets[1], &bytes[..length], &packets[2]].concat();
+    let (received, counters) = receive(&stream, 3);
+    assert_eq!((received.frames, received.messages), (vec![frame], vec![message; 2]));
+    assert_eq!((counters.messages, counters.bytes_skipped, counters.headers_refused), (2, 0, 0));
+}
+
+#[test]
+fn a_message_with_any_bit_wrong_is_none() {
+    let (bytes, length) = Command::Start.encode(1).encode();
+    for bit in 0..length * 8 {
+        let mut damaged = bytes[..length].to_vec();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(receive(&damaged, 0).0.messages, []);
+    }
+}

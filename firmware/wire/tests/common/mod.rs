@@ -41,6 +41,7 @@ impl Owned {
 pub struct Received {
     pub frames: Vec<Owned>,
     pub dropped: Vec<Dropped>,
+    pub messages: Vec<Message>,
 }
 
 impl Received {
@@ -52,6 +53,11 @@ impl Received {
                 self.frames.push(f.into());
             }
             Event::Dropped(d) => self.dropped.push(d),
+            Event::Message(m) => {
+                // Whatever is in it, nothing panics.
+                let _ = (Command::decode(&m), Reply::decode(&m), Statistics::decode(&m));
+                self.messages.push(m);
+            }
         }
     }
 
@@ -69,9 +75,10 @@ impl Received {
         let c = parser.counters();
         assert_eq!(c.bytes, c.bytes_accepted + c.bytes_skipped, "{c:?}");
         assert_eq!(c.frames_incomplete + c.frames_corrupted, self.dropped.len() as u64, "{c:?}");
+        assert_eq!(c.messages, self.messages.len() as u64, "{c:?}");
         assert_eq!(c.frames_ok, self.frames.len() as u64, "{c:?}");
         assert!(c.frames_ok + c.frames_incomplete + c.frames_corrupted <= c.chunks_stored, "{c:?}");
-        assert!(c.bytes_accepted >= (HEADER_LEN as u64 + 1) * (c.chunks_stored + c.chunks_repeated + c.chunks_late), "{c:?}");
+        assert!(c.bytes_accepted >= (HEADER_LEN as u64 + 1) * (c.chunks_stored + c.chunks_repeated + c.chunks_late + c.messages), "{c:?}");
     }
 }
 
@@ -103,7 +110,12 @@ pub fn fuzz(input: &[u8]) {
     let first = if random.bool() { u32::MAX - 1 } else { random.u32(..) };
     let sent: Vec<Owned> = (0..3).map(|i| Owned::test(first.wrapping_add(i), random.usize(1..200))).collect();
     let chunk_size = random.u16(20..=200);
+    let message = Command::SetSize { width: random.u16(..), height: random.u16(..) }.encode(random.u32(..));
     let mut stream = sent.iter().flat_map(|f| f.packets(chunk_size)).flatten().collect::<Vec<u8>>();
+    let (bytes, length) = message.encode();
+    stream.extend_from_slice(&bytes[..length]);
+    let by = random.usize(..stream.len());
+    stream.rotate_right(by);
     // Each change is an operation, a place, a length, and a byte.
     for change in data.chunks_exact(4) {
         if stream.is_empty() {
@@ -123,4 +135,5 @@ pub fn fuzz(input: &[u8]) {
     for frame in received.frames {
         assert!(sent.contains(&frame), "a frame that nobody sent: {:?}", frame.info);
     }
+    assert!(received.messages.iter().all(|m| *m == message), "a message that nobody sent: {:?}", received.messages);
 }
