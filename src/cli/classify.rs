@@ -1,6 +1,6 @@
 //! The default command: pictures in, labels out.
 
-use super::{RunArgs, frames, label, preprocess, progress};
+use super::{RunArgs, camera, label, preprocess, progress};
 use clap::Args;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
@@ -16,11 +16,10 @@ pub struct ClassifyArgs {
     #[arg(short, long)]
     pub model: PathBuf,
     /// Pictures, or folders of pictures: PNG, JPEG, BMP, PNM.
-    #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present = "frames")]
+    #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present_any = ["frames", "camera"])]
     image: Vec<PathBuf>,
-    /// A recorded stream of frames; `-` is standard input. See `edge-infer record`.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "image")]
-    frames: Option<PathBuf>,
+    #[command(flatten)]
+    pub camera: camera::CameraArgs,
     /// How many classes to print.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
@@ -45,7 +44,7 @@ struct Answer<'a> {
     logits: Option<&'a [f32]>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Class {
     pub index: usize,
     pub label: String,
@@ -53,8 +52,8 @@ pub struct Class {
 }
 
 pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
-    if let Some(frames) = &args.frames {
-        return frames::run(frames, args, run);
+    if let Some((address, live)) = args.camera.address() {
+        return camera::run(address, live, args, run);
     }
     let pictures = image::collect(&args.image)?;
     let start = Instant::now();
