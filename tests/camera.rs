@@ -161,8 +161,8 @@ fn a_serial_line_is_raw_and_may_be_unplugged() {
     running.says("open");
     // Bytes that a terminal which is not raw would eat, echo or change.
     master.write_all(&[3, 4, 10, 13, 17, 19, 26, 28, 127, 255]).unwrap();
-    for i in 0..3 {
-        master.write_all(&frames[i]).unwrap();
+    for (i, frame) in frames.iter().enumerate().take(3) {
+        master.write_all(frame).unwrap();
         is_picture(&running.answer(), &files, i);
     }
     rustix::fs::fcntl_setfl(&master, OFlags::NONBLOCK).unwrap();
@@ -172,8 +172,8 @@ fn a_serial_line_is_raw_and_may_be_unplugged() {
     running.says("waiting for it");
     let mut master = terminal(&name);
     running.says("open");
-    for i in 3..6 {
-        master.write_all(&frames[i]).unwrap();
+    for (i, frame) in frames.iter().enumerate().take(6).skip(3) {
+        master.write_all(frame).unwrap();
         is_picture(&running.answer(), &files, i);
     }
     assert_eq!(running.end().0, 0);

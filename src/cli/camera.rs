@@ -3,7 +3,6 @@
 use super::classify::{Class, ClassifyArgs, milliseconds, top};
 use super::{RunArgs, preprocess};
 use anyhow::Context;
-use clap::Args;
 use edge_infer::Error;
 use edge_infer::image::Preprocessor;
 use edge_infer::source::address::Address;
@@ -21,34 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How often signals are looked for.
 const TICK: Duration = Duration::from_millis(100);
 
-#[derive(Args)]
-pub struct CameraArgs {
-    /// A recorded stream of frames, every one of which is classified; `-` is standard input. See `edge-infer record`.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "image", value_parser = recorded)]
-    frames: Option<Address>,
-    /// A live stream of frames, of which the newest is classified: /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
-    /// Devices and sockets are opened again whenever they go away.
-    #[arg(short, long, value_name = "ADDRESS", conflicts_with_all = ["image", "frames"])]
-    camera: Option<Address>,
-    /// Classify every frame: a sender faster than the network is made to wait.
-    #[arg(long, requires = "camera")]
-    every_frame: bool,
-    /// Stop after so many classified frames.
-    #[arg(long, value_name = "N", conflicts_with = "image", value_parser = clap::value_parser!(u64).range(1..))]
-    count: Option<u64>,
-    /// Save every classified frame in this folder, as MILLISECONDS-SEQUENCE-LABEL.jpg or .png (time since 1970).
-    #[arg(long, value_name = "DIR", conflicts_with = "image")]
-    save: Option<PathBuf>,
-}
-
-impl CameraArgs {
-    /// The stream asked for, and whether it is a live one.
-    pub fn address(&self) -> Option<(&Address, bool)> {
-        self.camera.as_ref().map(|a| (a, true)).or(self.frames.as_ref().map(|a| (a, false)))
-    }
-}
-
-fn recorded(path: &str) -> Result<Address, String> {
+/// Names a recorded stream.
+pub fn recorded(path: &str) -> Result<Address, String> {
     Ok(if path == "-" { Address::Stdin } else { Address::File(path.into()) })
 }
 
@@ -104,7 +77,7 @@ impl Seen {
 }
 
 pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
-    if let Some(folder) = &args.camera.save {
+    if let Some(folder) = &args.save {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -120,14 +93,13 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();
-    let camera =
-        Camera::open(address, !live || args.camera.every_frame, say(address, live)).with_context(|| format!("cannot open {address}"))?;
+    let camera = Camera::open(address, !live || args.every_frame, say(address, live)).with_context(|| format!("cannot open {address}"))?;
 
     let mut out = std::io::stdout().lock();
     let mut tensor = Vec::new();
     let (mut done, mut undecodable, mut unsaved, mut total_ms) = (0u64, 0u32, 0u32, 0.0);
     let (mut ages, color) = (Ages::default(), preprocessor.record().color);
-    while !stop.load(Ordering::Relaxed) && args.camera.count.is_none_or(|count| done < count) {
+    while !stop.load(Ordering::Relaxed) && args.count.is_none_or(|count| done < count) {
         let frame = match camera.next(TICK) {
             Next::Nothing => continue,
             Next::End(None) => break,
@@ -149,7 +121,7 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
         total_ms += latency_ms;
         ages.add(age_ms);
         let top = top(logits, args.top as usize, &labels);
-        let saved = args.camera.save.as_ref().and_then(|folder| match save(folder, &frame, &top) {
+        let saved = args.save.as_ref().and_then(|folder| match save(folder, &frame, &top) {
             Ok(path) => Some(path.display().to_string()),
             // A full disk must not end a camera's labels.
             Err(e) => {

@@ -168,7 +168,7 @@ async fn route(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, Ans
         "/healthz" => health(&web.shared),
         "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4", metrics(web)),
         "/v1/state" => typed(StatusCode::OK, "application/json", state(web).to_string()),
-        "/v1/frame" => frame(web).await?,
+        "/v1/frame" => frame(web).await,
         _ => classify(request, web).await?,
     })
 }
@@ -308,21 +308,21 @@ fn metrics(web: &Web) -> String {
 }
 
 /// The live picture: a JPEG file as it came, or made once a frame.
-async fn frame(web: &Arc<Web>) -> Result<Answer, Answer> {
-    let none = || Err(typed(StatusCode::NO_CONTENT, "image/jpeg", Bytes::new()));
+async fn frame(web: &Arc<Web>) -> Answer {
+    let none = || typed(StatusCode::NO_CONTENT, "image/jpeg", Bytes::new());
     let number = {
         let live = lock(&web.shared.live);
         match &live.frame {
             None => return none(),
             Some((info, payload)) if info.format == PixelFormat::Jpeg => {
-                return Ok(typed(StatusCode::OK, "image/jpeg", payload.clone()));
+                return typed(StatusCode::OK, "image/jpeg", payload.clone());
             }
             Some(_) => live.number,
         }
     };
     let cached = lock(&web.picture).clone();
     if cached.0 == number {
-        return Ok(typed(StatusCode::OK, "image/jpeg", cached.1));
+        return typed(StatusCode::OK, "image/jpeg", cached.1);
     }
     let for_encoder = web.clone();
     let encoded = tokio::task::spawn_blocking(move || {
@@ -341,7 +341,7 @@ async fn frame(web: &Arc<Web>) -> Result<Answer, Answer> {
         Some(picture.1.clone())
     });
     match encoded.await {
-        Ok(Some(file)) => Ok(typed(StatusCode::OK, "image/jpeg", file)),
+        Ok(Some(file)) => typed(StatusCode::OK, "image/jpeg", file),
         _ => none(),
     }
 }
