@@ -4,6 +4,7 @@ mod bench;
 mod camera;
 mod classify;
 mod compare;
+mod generate;
 mod inspect;
 mod record;
 mod serve;
@@ -32,6 +33,7 @@ Examples:
   edge-infer --model r18q.onnx --frames photos.frames       label every frame of a stream
   edge-infer --model r18q.onnx --camera /dev/ttyACM0        the newest frame of a camera, again and again
   edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
+  edge-infer serve --model r18q.onnx --camera /dev/ttyACM0  a page, metrics, and POST of pictures
   edge-infer bench --model r18q.onnx --layers               latency, per layer too
   edge-infer compare r18.onnx r18q.onnx photos/             agreement and speed of two models
 
@@ -55,6 +57,7 @@ enum Command {
     Tensor(tensor::TensorArgs),
     Record(record::RecordArgs),
     Serve(serve::ServeArgs),
+    Generate(generate::GenerateArgs),
 }
 
 /// Flags of every command that runs a model.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Tensor(args)), _) => tensor::run(&args, &cli.run),
         (Some(Command::Record(args)), _) => record::run(&args),
         (Some(Command::Serve(args)), _) => serve::run(&args, &cli.run),
+        (Some(Command::Generate(args)), _) => generate::run(&args),
         (None, Some(args)) => classify::run(&args, &cli.run),
         (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
     };
