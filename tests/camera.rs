@@ -143,7 +143,7 @@ fn every_frame_makes_the_sender_wait_and_a_bad_link_costs_frames_only() {
 
 /// A terminal whose other end is ours, under a name that stays, as udev gives to a device.
 fn terminal(name: &Path) -> File {
-    let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).unwrap();
+    let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC).unwrap();
     pty::grantpt(&master).unwrap();
     pty::unlockpt(&master).unwrap();
     let slave = pty::ptsname(&master, vec![]).unwrap();

@@ -163,7 +163,8 @@ impl Contestant {
 fn take_turns(plan: &Plan, contestants: &mut [Contestant]) -> Result<&'static str> {
     let (start, mut next_check) = (Instant::now(), FEW);
     let together = contestants.len() > 1;
-    loop {
+    let before_all = faults();
+    let stopped_by = loop {
         for c in contestants.iter_mut() {
             let left = match plan.stop {
                 Stop::Runs(runs) => runs.saturating_sub(c.samples.len()),
@@ -172,30 +173,34 @@ fn take_turns(plan: &Plan, contestants: &mut [Contestant]) -> Result<&'static st
             if together && left > 0 {
                 c.model.run(&c.input)?;
             }
-            let before = faults();
+            let before = together.then(faults).flatten();
             // Alone there are no turns, but a look at the clock.
             for _ in 0..left.min(TURN) {
                 c.time_one()?;
             }
-            c.result.run_faults = sum(c.result.run_faults, difference(before, faults()));
+            c.result.run_faults = sum(c.result.run_faults, difference(before, before.and_then(|_| faults())));
         }
         let fewest = contestants.iter().map(|c| c.samples.len()).min().unwrap_or(0);
         match plan.stop {
-            Stop::Runs(runs) if fewest >= runs => return Ok("runs"),
+            Stop::Runs(runs) if fewest >= runs => break "runs",
             Stop::Confidence(target, most) if fewest >= next_check => {
                 if contestants.iter().all(|c| c.samples.relative_error() <= target) {
-                    return Ok("confidence");
+                    break "confidence";
                 }
                 if start.elapsed() >= most {
-                    return Ok("time");
+                    break "time";
                 }
                 // Sorting all samples each turn would become the load.
                 next_check = fewest + fewest / 8;
             }
-            Stop::Confidence(_, most) if start.elapsed() >= most && fewest > 0 => return Ok("time"),
+            Stop::Confidence(_, most) if start.elapsed() >= most && fewest > 0 => break "time",
             _ => {}
         }
+    };
+    if let ([alone], false) = (&mut *contestants, together) {
+        alone.result.run_faults = difference(before_all, faults());
     }
+    Ok(stopped_by)
 }
 
 /// Runs one model for `time`, and watches each part of it.
