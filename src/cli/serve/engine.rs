@@ -178,9 +178,17 @@ pub fn start(
 ) -> std::io::Result<(Desk, Vec<std::thread::JoinHandle<()>>)> {
     let (send, receive) = sync_channel(queue);
     let (for_network, for_decoder) = (shared.clone(), shared.clone());
-    let network = std::thread::Builder::new()
-        .name("edge-network".into())
-        .spawn(move || Network { shared: for_network, model, input: camera_input, tensor: Vec::new(), rhythm: Rhythm::default() }.run())?;
+    let network = std::thread::Builder::new().name("edge-network".into()).spawn(move || {
+        Network {
+            shared: for_network,
+            model,
+            input: camera_input,
+            tensor: Vec::new(),
+            rhythm: Rhythm::default(),
+            camera_had_its_turn: false,
+        }
+        .run()
+    })?;
     let decoder = std::thread::Builder::new().name("edge-decode".into()).spawn(move || decode(&for_decoder, posted_input, &receive))?;
     Ok((Desk(send), vec![network, decoder]))
 }
@@ -219,20 +227,30 @@ struct Network {
     input: Preprocessor,
     tensor: Vec<f32>,
     rhythm: Rhythm,
+    camera_had_its_turn: bool,
 }
 
 impl Network {
     fn run(mut self) {
         while !self.shared.stopped() {
             self.shared.beat();
-            if let Some(Next::Frame(frame)) = self.shared.camera.as_ref().map(|c| c.next(Duration::ZERO)) {
+            // A camera that is faster than the network takes turns with pictures that have waited long enough.
+            if !(self.camera_had_its_turn && self.overdue())
+                && let Some(Next::Frame(frame)) = self.shared.camera.as_ref().map(|c| c.next(Duration::ZERO))
+            {
+                self.camera_had_its_turn = true;
                 self.frame(frame);
                 continue;
             }
             if let Some(posted) = self.posted() {
+                self.camera_had_its_turn = false;
                 self.answer(posted);
             }
         }
+    }
+
+    fn overdue(&self) -> bool {
+        lock(&self.shared.desk).as_ref().is_some_and(|posted| posted.since.elapsed() >= YIELD)
     }
 
     /// A posted picture whose turn has come; waits for one, or for a frame, a while.
