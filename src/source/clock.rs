@@ -22,7 +22,7 @@ impl SenderClock {
     /// When the frame was captured, given when its first byte came. Never later than that.
     pub fn captured(&mut self, first_byte: Instant, timestamp_us: u64) -> Instant {
         let predicted = self.fastest.and_then(|(ours, theirs)| match timestamp_us.checked_sub(theirs) {
-            Some(ahead) => ours.checked_add(Duration::from_micros(ahead.saturating_add(ahead / 1_000_000 * DRIFT_PPM))),
+            Some(ahead) => ours.checked_add(Duration::from_micros(ahead.saturating_add(ahead / 1000 * DRIFT_PPM / 1000))),
             None => ours.checked_sub(Duration::from_micros(theirs - timestamp_us)),
         });
         match predicted {
@@ -50,9 +50,10 @@ mod tests {
         // Delays of 20, 5 and 12 ms behind a sender whose zero is our second 1.
         assert_eq!(clock.captured(at(1020), 0), at(1020));
         assert_eq!(clock.captured(at(1105), 100_000), at(1105));
-        assert_eq!(clock.captured(at(1212), 200_000), at(1205));
+        let drift = clock.captured(at(1212), 200_000) - at(1205);
+        assert_eq!(drift, Duration::from_micros(30));
         // Sent before the last one.
-        assert_eq!(clock.captured(at(1300), 150_000), at(1155));
+        assert_eq!(clock.captured(at(1300), 150_000), at(1155) + drift);
         clock.reset();
         assert_eq!(clock.captured(at(1400), 7), at(1400));
     }
