@@ -167,6 +167,8 @@ fn what_is_no_picture_is_refused_with_a_reason() {
         assert_eq!(server.post(path, &whole).0, code, "{path}");
     }
     assert_eq!(server.get("/v1/classify").0, 405);
+    let (code, _, body) = server.raw(b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert_eq!((code, body.len()), (200, 0));
     assert_eq!(server.raw(b"nonsense\r\n\r\n").0, 400);
     let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(40_000));
     assert_eq!(server.raw(long.as_bytes()).0, 431);

@@ -158,7 +158,8 @@ async fn route(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, Ans
     if !known {
         return Err(error(StatusCode::NOT_FOUND, "there are /, /healthz, /metrics, /v1/state, /v1/frame and POST /v1/classify"));
     }
-    if request.method() != allowed {
+    let head = request.method() == Method::HEAD && allowed == Method::GET;
+    if request.method() != allowed && !head {
         let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "another method is needed");
         refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(if allowed == Method::POST { "POST" } else { "GET" }));
         return Err(refused);
