@@ -40,7 +40,8 @@ build_boot() {
   else
     install -D -m 644 "$boot/systemd-bootaa64.efi" "$tree/EFI/BOOT/BOOTAA64.EFI"
     install -D -m 644 "$here/boot/uefi/loader.conf" "$tree/loader/loader.conf"
-    install -D -m 644 "$tree/a/entry.conf" "$tree/loader/entries/edge-infer-a.conf"
+    install -d "$tree/loader/entries"
+    mv "$tree/a/entry.conf" "$tree/loader/entries/edge-infer-a.conf"
   fi
   install -m 644 "$here/boot/edge-infer.conf" "$tree/"
   find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +

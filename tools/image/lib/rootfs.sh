@@ -43,7 +43,7 @@ stage_overlay() {
 
 # build_rootfs BOARD STAGE OUT.tar BOOT.tar : the system, and apart from it what the boot partition needs.
 build_rootfs() {
-  local board=$1 stage=$2 out=$3 boot=$4 here=$5 cache=$6 mirror=$7 security=$8
+  local board=$1 stage=$2 out=$3 boot=$4 here=$5 cache=$6 mirror=$7 security=$8 log=$9
   local include excludes=() includes=() pattern mode
   mode=$(rootfs_mode)
   include=$(lines "$here/packages/common" "$here/packages/$board" | sort -u | paste -sd,)
@@ -60,7 +60,7 @@ build_rootfs() {
   tar --create --file="$stage.initramfs.tar" --directory="$stage" --owner=0 --group=0 --numeric-owner --sort=name \
     --mtime="@$SOURCE_DATE_EPOCH" ./etc/initramfs-tools
 
-  apt_sources "$mirror" "$security" | mmdebstrap --quiet --mode="$mode" --variant=essential --architectures=arm64 --format=tar \
+  apt_sources "$mirror" "$security" | mmdebstrap --verbose --mode="$mode" --variant=essential --architectures=arm64 --format=tar \
     --include="$include" "${excludes[@]}" "${includes[@]}" \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "5"' --aptopt='Acquire::Languages "none"' \
     --skip=download/empty --skip=essential/unlink \
@@ -73,7 +73,7 @@ build_rootfs() {
     --customize-hook="'$here/lib/customize' $board \"\$1\"" \
     --customize-hook="tar-out /edge-boot '$boot'" \
     --customize-hook='rm -rf "$1/edge-boot"' \
-    "$DEBIAN_SUITE" "$out" -
+    "$DEBIAN_SUITE" "$out" - >"$log" 2>&1 || { tail -n 30 "$log" >&2 && die "Debian could not be installed; all messages: $log"; }
 }
 
 # pack_squashfs TAR OUT : the archive as a read-only file system.
