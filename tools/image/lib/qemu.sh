@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # used by boot-test
+# shellcheck disable=SC2034,SC2154,SC2054 # variables shared with boot-test; QEMU's own commas
 # Starting an image in QEMU, pulling its plug, reading its serial console. One machine at a time.
 
+qemu=${QEMU:-qemu-system-aarch64}
 qemu_pid=''
 serial=''
 ssh_port=''
@@ -39,13 +40,14 @@ start_qemu() {
   serial=$3
   : >"$serial"
   ssh_port=$(free_port)
-  local arguments=(-display none -monitor none -no-reboot -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$ssh_port-:22")
+  local arguments=(-display none -monitor none -no-reboot)
+  local network="user,id=net,hostfwd=tcp:127.0.0.1:$ssh_port-:22"
   case $machine in
     virt)
       # The A76 is a Raspberry Pi 5's processor.
       arguments+=(-M virt -cpu cortex-a76 -smp 2 -m 1024 -bios /usr/share/qemu-efi-aarch64/QEMU_EFI.fd
         -drive "if=none,id=disk,format=raw,file=$image" -device virtio-blk-pci,drive=disk
-        -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci -serial "file:$serial")
+        -netdev "$network" -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci -serial "file:$serial")
       ;;
     raspi3b | raspi4b)
       # QEMU has no boot ROM of a Raspberry Pi: it is given what that would find on the card.
@@ -58,11 +60,11 @@ start_qemu() {
       [[ $machine == raspi3b ]] && dtb=bcm2710-rpi-3-b.dtb || dtb=bcm2711-rpi-4-b.dtb
       mcopy -i "$image@@$offset" "::/$slot/vmlinuz" "::/$slot/initrd.img" "::/$slot/$dtb" "::/$slot/cmdline.txt" "$dir/"
       arguments+=(-M "$machine" -kernel "$dir/vmlinuz" -initrd "$dir/initrd.img" -dtb "$dir/$dtb" -append "$(cat "$dir/cmdline.txt")"
-        -drive "if=sd,format=raw,file=$image" -device usb-net,netdev=net -serial null -serial "file:$serial")
+        -drive "if=sd,format=raw,file=$image" -serial null -serial "file:$serial")
       ;;
     *) die "no such machine: $machine" ;;
   esac
-  nice -n 10 qemu-system-aarch64 "${arguments[@]}" >"$serial.qemu" 2>&1 &
+  nice -n 10 "$qemu" "${arguments[@]}" >"$serial.qemu" 2>&1 &
   qemu_pid=$!
 }
 

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2016 # mmdebstrap's hooks expand $1 themselves
 # The system: Debian, edge-infer and the overlay, as one tar archive without needing root where the host allows it.
 
 DEBIAN_SUITE=trixie
