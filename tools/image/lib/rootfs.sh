@@ -49,8 +49,9 @@ build_rootfs() {
   mode=$(rootfs_mode)
   include=$(lines "$here/packages/common" "$here/packages/$board" | sort -u | paste -sd,)
   while IFS= read -r pattern; do excludes+=(--dpkgopt="path-exclude=$pattern"); done < <(lines "$here/packages/exclude")
-  # The firmware package's own hooks would write a boot partition of their own.
-  for pattern in /etc/kernel/postinst.d/z50-raspi-firmware /etc/kernel/postrm.d/z50-raspi-firmware /etc/initramfs/post-update.d/z50-raspi-firmware; do
+  # The firmware package's hooks would write a boot partition of their own; the initramfs is made once, at the end.
+  for pattern in /etc/kernel/postinst.d/z50-raspi-firmware /etc/kernel/postrm.d/z50-raspi-firmware /etc/initramfs/post-update.d/z50-raspi-firmware \
+    /etc/kernel/postinst.d/initramfs-tools; do
     excludes+=(--dpkgopt="path-exclude=$pattern")
   done
   while IFS= read -r pattern; do includes+=(--dpkgopt="path-include=$pattern"); done < <(lines "$here/packages/include")
@@ -58,8 +59,6 @@ build_rootfs() {
   mkdir -p "$cache"
   tar --create --file="$stage.tar" --directory="$stage" --owner=0 --group=0 --numeric-owner --sort=name \
     --mtime="@$SOURCE_DATE_EPOCH" .
-  tar --create --file="$stage.initramfs.tar" --directory="$stage" --owner=0 --group=0 --numeric-owner --sort=name \
-    --mtime="@$SOURCE_DATE_EPOCH" ./etc/initramfs-tools
 
   apt_sources "$mirror" "$security" | mmdebstrap --verbose --mode="$mode" --variant=essential --architectures=arm64 --format=tar \
     --include="$include" "${excludes[@]}" "${includes[@]}" \
@@ -68,7 +67,6 @@ build_rootfs() {
     --setup-hook='mkdir -p "$1/etc/apt/preferences.d" "$1/var/cache/apt/archives/"' \
     --setup-hook="copy-in '$here/lib/kernel.pref' /etc/apt/preferences.d/" \
     --setup-hook="sync-in '$cache' /var/cache/apt/archives/" \
-    --essential-hook="tar-in '$stage.initramfs.tar' /" \
     --customize-hook="sync-out /var/cache/apt/archives '$cache'" \
     --customize-hook="tar-in '$stage.tar' /" \
     --customize-hook="'$here/lib/customize' $board \"\$1\"" \
