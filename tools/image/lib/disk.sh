@@ -79,3 +79,17 @@ assemble() {
   place "$root" "$SLOT_A_START"
   place "$data" "$DATA_START"
 }
+
+# build_update BOARD BOOT ROOT OUT : a slot's contents for edge-update on a running device, which knows its own arguments.
+build_update() {
+  local board=$1 boot=$2 root=$3 out=$4 tree=$4.tree
+  slot_files "$board" a "$boot" "$tree/boot"
+  rm -f "$tree"/boot/{cmdline.txt,entry.conf}
+  ln "$root" "$tree/root.squashfs"
+  echo "$board $SOURCE_DATE_EPOCH" >"$tree/version"
+  # shellcheck disable=SC2094 # SHA256SUMS is not among what is read
+  (cd "$tree" && find . -type f ! -name SHA256SUMS -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
+  tar --create --file="$out" --directory="$tree" --owner=0 --group=0 --numeric-owner --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
+    SHA256SUMS version boot root.squashfs
+  rm -rf "$tree"
+}

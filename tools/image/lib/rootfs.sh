@@ -25,7 +25,7 @@ apt_sources() {
   echo "deb $security $DEBIAN_SUITE-security $components"
 }
 
-# stage_overlay DIR BINARY REPOSITORY : everything that is not a Debian package, with its final modes.
+# stage_overlay DIR BINARY REPOSITORY HERE : everything that is not a Debian package, with its final modes.
 stage_overlay() {
   local into=$1 binary=$2 repo=$3 here=$4
   cp -R --preserve=mode -- "$here/overlay/." "$into/"
@@ -42,12 +42,13 @@ stage_overlay() {
   chmod 440 "$into/etc/sudoers.d/edge"
 }
 
-# build_rootfs BOARD STAGE OUT.tar BOOT.tar : the system, and apart from it what the boot partition needs.
+# build_rootfs STAGE OUT.tar BOOT.tar HERE CACHE MIRROR SECURITY LOG : the system, and apart from it what the boot partitions
+# need.
 build_rootfs() {
-  local board=$1 stage=$2 out=$3 boot=$4 here=$5 cache=$6 mirror=$7 security=$8 log=$9
+  local stage=$1 out=$2 boot=$3 here=$4 cache=$5 mirror=$6 security=$7 log=$8
   local include excludes=() includes=() pattern mode
   mode=$(rootfs_mode)
-  include=$(lines "$here/packages/common" "$here/packages/$board" | sort -u | paste -sd,)
+  include=$(lines "$here/packages/install" | sort -u | paste -sd,)
   while IFS= read -r pattern; do excludes+=(--dpkgopt="path-exclude=$pattern"); done < <(lines "$here/packages/exclude")
   # The firmware package's hooks would write a boot partition of their own; the initramfs is made once, at the end.
   for pattern in /etc/kernel/postinst.d/z50-raspi-firmware /etc/kernel/postrm.d/z50-raspi-firmware /etc/initramfs/post-update.d/z50-raspi-firmware \
@@ -69,7 +70,7 @@ build_rootfs() {
     --setup-hook="sync-in '$cache' /var/cache/apt/archives/" \
     --customize-hook="sync-out /var/cache/apt/archives '$cache'" \
     --customize-hook="tar-in '$stage.tar' /" \
-    --customize-hook="'$here/lib/customize' $board \"\$1\"" \
+    --customize-hook="'$here/lib/customize' \"\$1\"" \
     --customize-hook="tar-out /edge-boot '$boot'" \
     --customize-hook='rm -rf "$1/edge-boot"' \
     "$DEBIAN_SUITE" "$out" - >"$log" 2>&1 || { tail -n 30 "$log" >&2 && die "Debian could not be installed; all messages: $log"; }

@@ -68,7 +68,6 @@ def crates(repository: Path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", required=True, help="the image's name")
     parser.add_argument("--dpkg-status", type=Path, required=True)
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--binary", type=Path, required=True, help="the edge-infer that was installed")
@@ -96,10 +95,10 @@ def main() -> None:
         "version": 1,
         "metadata": {
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "component": {"type": "firmware", "bom-ref": options.name, "name": options.name, "version": version},
+            "component": {"type": "firmware", "bom-ref": "edge-infer-image", "name": "edge-infer-image", "version": version},
         },
         "components": components,
-        "dependencies": [{"ref": options.name, "dependsOn": [c["bom-ref"] for c in components if c not in libraries]},
+        "dependencies": [{"ref": "edge-infer-image", "dependsOn": [c["bom-ref"] for c in components if c not in libraries]},
                          {"ref": program["bom-ref"], "dependsOn": [c["bom-ref"] for c in libraries]}],
     }
     print(json.dumps(bom, indent=1))
