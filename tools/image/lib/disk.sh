@@ -47,7 +47,7 @@ build_boot() {
   find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
   truncate --size=$((BOOT_MIB * MIB)) "$out"
-  mkfs.vfat -F 32 -n EDGE-BOOT -i "$FAT_ID" --invariant "$out" >/dev/null
+  mkfs.vfat -F 32 -n EDGE-BOOT --invariant -i "$FAT_ID" "$out" >/dev/null
   # In sorted order, one by one: the order of creation is the order on the disk.
   local path
   (cd "$tree" && find . -mindepth 1 -printf '%P\t%y\n' | LC_ALL=C sort) | while IFS=$'\t' read -r path kind; do
@@ -59,12 +59,14 @@ build_boot() {
   done
 }
 
-# build_data OUT : the empty data partition; usr/lib/tmpfiles.d/edge.conf fills it. 4 KiB blocks and reserved group
+# build_data OUT : the data partition, with its folders (owners: usr/lib/tmpfiles.d/edge.conf). 4 KiB blocks and reserved group
 # descriptors, so that it can grow to 1 TiB in place.
 build_data() {
   truncate --size=$((DATA_MIB * MIB)) "$1"
   E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -t ext4 -L edge-data -U "$DATA_UUID" -b 4096 -i 16384 -m 1 -J size=8 \
     -E "hash_seed=$DATA_UUID,resize=$((1 << 28)),lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0" -O ^metadata_csum_seed "$1"
+  # Not `mke2fs -d`: it would write today's ctime.
+  printf 'mkdir %s\n' journal ssh home models | E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH debugfs -w -f - "$1" >/dev/null 2>&1
 }
 
 # assemble BOARD BOOT ROOT DATA OUT
