@@ -50,7 +50,7 @@ build_rootfs() {
   mode=$(rootfs_mode)
   include=$(lines "$here/packages/install" | sort -u | paste -sd,)
   while IFS= read -r pattern; do excludes+=(--dpkgopt="path-exclude=$pattern"); done < <(lines "$here/packages/exclude")
-  # The firmware package's hooks would write a boot partition of their own; the initramfs is made once, at the end.
+  # The firmware package's hooks would write a boot partition of their own, so `true` stands in for them; the initramfs is made once, at the end.
   for pattern in /etc/kernel/postinst.d/z50-raspi-firmware /etc/kernel/postrm.d/z50-raspi-firmware /etc/initramfs/post-update.d/z50-raspi-firmware \
     /etc/kernel/postinst.d/initramfs-tools; do
     excludes+=(--dpkgopt="path-exclude=$pattern")
@@ -68,6 +68,7 @@ build_rootfs() {
     --setup-hook='mkdir -p "$1/etc/apt/preferences.d" "$1/var/cache/apt/archives/"' \
     --setup-hook="copy-in '$here/lib/kernel.pref' /etc/apt/preferences.d/" \
     --setup-hook="sync-in '$cache' /var/cache/apt/archives/" \
+    --essential-hook='mkdir -p "$1/etc/kernel/postinst.d" && ln -s /bin/true "$1/etc/kernel/postinst.d/z50-raspi-firmware"' \
     --customize-hook="sync-out /var/cache/apt/archives '$cache'" \
     --customize-hook="tar-in '$stage.tar' /" \
     --customize-hook="'$here/lib/customize' \"\$1\"" \
