@@ -5,6 +5,8 @@
 // Kernels index several arrays in step: iterators would hide that, and what the compiler vectorizes.
 #![allow(clippy::needless_range_loop)]
 
+pub mod bench;
+pub mod board;
 pub mod error;
 pub mod exec;
 pub mod graph;

@@ -1,57 +1,22 @@
 //! Pictures → `edge-infer record` → `edge-infer --frames`: the labels are those of the same pictures from files.
 
-use assert_cmd::Command;
+mod streams;
+
 use edge_faults::{Faults, FaultyLink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use streams::{Answers, CHUNK, COUNT, MODEL, PICTURES, answers, from_files, label, record};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/thinq.onnx");
-/// Ten pictures of Fashion-MNIST (MIT licence), one a class.
-const PICTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures");
-const COUNT: usize = 10;
-const CHUNK: usize = 128;
-
-fn edge_infer() -> Command {
-    Command::cargo_bin("edge-infer").unwrap()
-}
-
-struct Answers {
-    code: i32,
-    lines: Vec<serde_json::Value>,
-    stderr: String,
-}
-
-fn answers(mut command: Command) -> Answers {
-    let output = command.output().unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    Answers {
-        code: output.status.code().unwrap(),
-        lines: stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-fn from_files() -> Answers {
-    let mut command = edge_infer();
-    command.args(["--model", MODEL, "--json", "--logits", "--image", PICTURES]);
-    answers(command)
+fn edge_infer() -> assert_cmd::Command {
+    assert_cmd::Command::cargo_bin("edge-infer").unwrap()
 }
 
 fn from_stream(stream: &[u8]) -> Answers {
-    let mut command = edge_infer();
-    command.args(["--model", MODEL, "--json", "--logits", "--frames", "-"]).write_stdin(stream);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("in");
+    std::fs::write(&file, stream).unwrap();
+    let mut command = streams::edge_infer();
+    command.args(["--model", MODEL, "--json", "--logits", "--frames", "-"]).stdin(std::fs::File::open(file).unwrap());
     answers(command)
-}
-
-fn record(folder: &Path, arguments: &[&str], pictures: &str) -> PathBuf {
-    let stream = folder.join("stream.frames");
-    let mut command = edge_infer();
-    command.args(["record", "--chunk", &CHUNK.to_string(), "-o"]).arg(&stream).args(arguments).arg(pictures);
-    command.assert().success();
-    stream
-}
-
-fn label(answer: &serde_json::Value) -> &str {
-    answer["top"][0]["label"].as_str().unwrap()
 }
 
 #[test]
@@ -79,7 +44,7 @@ fn jpeg_files_are_sent_as_they_are() {
     let picture = folder.path().join("bag.jpg");
     image::open(Path::new(PICTURES).join("bag.png")).unwrap().to_rgb8().save(&picture).unwrap();
     let stream = std::fs::read(record(folder.path(), &[], picture.to_str().unwrap())).unwrap();
-    let mut command = edge_infer();
+    let mut command = streams::edge_infer();
     command.args(["--model", MODEL, "--json", "--logits", "--image"]).arg(&picture);
     assert_eq!(answers(command).lines[0]["logits"], from_stream(&stream).lines[0]["logits"]);
 }

@@ -1,9 +1,10 @@
 //! The default command: pictures in, labels out.
 
-use super::{RunArgs, frames, label, preprocess, progress};
+use super::{RunArgs, camera, label, preprocess, progress};
 use clap::Args;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
+use edge_infer::source::address::Address;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,11 +17,24 @@ pub struct ClassifyArgs {
     #[arg(short, long)]
     pub model: PathBuf,
     /// Pictures, or folders of pictures: PNG, JPEG, BMP, PNM.
-    #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present = "frames")]
+    #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present_any = ["frames", "camera"])]
     image: Vec<PathBuf>,
-    /// A recorded stream of frames; `-` is standard input. See `edge-infer record`.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "image")]
-    frames: Option<PathBuf>,
+    /// A recorded stream of frames, every one of which is classified; `-` is standard input. See `edge-infer record`.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "image", value_parser = camera::recorded)]
+    frames: Option<Address>,
+    /// A live stream of frames, of which the newest is classified: /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
+    /// Devices and sockets are opened again whenever they go away.
+    #[arg(short, long, value_name = "ADDRESS", conflicts_with_all = ["image", "frames"])]
+    camera: Option<Address>,
+    /// Classify every frame: a sender faster than the network is made to wait.
+    #[arg(long, requires = "camera")]
+    pub every_frame: bool,
+    /// Stop after so many classified frames.
+    #[arg(long, value_name = "N", conflicts_with = "image", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Save every classified frame in this folder, as MILLISECONDS-SEQUENCE-LABEL.jpg or .png (time since 1970).
+    #[arg(long, value_name = "DIR", conflicts_with = "image")]
+    pub save: Option<PathBuf>,
     /// How many classes to print.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
@@ -45,7 +59,7 @@ struct Answer<'a> {
     logits: Option<&'a [f32]>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Class {
     pub index: usize,
     pub label: String,
@@ -53,8 +67,9 @@ pub struct Class {
 }
 
 pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
-    if let Some(frames) = &args.frames {
-        return frames::run(frames, args, run);
+    let stream = args.camera.as_ref().map(|a| (a, true)).or(args.frames.as_ref().map(|a| (a, false)));
+    if let Some((address, live)) = stream {
+        return camera::run(address, live, args, run);
     }
     let pictures = image::collect(&args.image)?;
     let start = Instant::now();

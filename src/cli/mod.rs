@@ -1,11 +1,13 @@
 //! The command line. Results go to standard output, everything else to standard error.
 
 mod bench;
+mod camera;
 mod classify;
 mod compare;
-mod frames;
+mod generate;
 mod inspect;
 mod record;
+mod serve;
 mod tensor;
 
 use anyhow::Context;
@@ -29,7 +31,9 @@ Examples:
   edge-infer --model r18q.onnx --image cat.jpg --json       one JSON object per picture
   edge-infer record -o photos.frames photos/                a stream of frames, as a camera sends it
   edge-infer --model r18q.onnx --frames photos.frames       label every frame of a stream
+  edge-infer --model r18q.onnx --camera /dev/ttyACM0        the newest frame of a camera, again and again
   edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
+  edge-infer serve --model r18q.onnx --camera /dev/ttyACM0  a page, metrics, and POST of pictures
   edge-infer bench --model r18q.onnx --layers               latency, per layer too
   edge-infer compare r18.onnx r18q.onnx photos/             agreement and speed of two models
 
@@ -52,6 +56,8 @@ enum Command {
     Compare(compare::CompareArgs),
     Tensor(tensor::TensorArgs),
     Record(record::RecordArgs),
+    Serve(serve::ServeArgs),
+    Generate(generate::GenerateArgs),
 }
 
 /// Flags of every command that runs a model.
@@ -78,6 +84,8 @@ pub fn main() -> ExitCode {
         (Some(Command::Compare(args)), _) => compare::run(&args, &cli.run),
         (Some(Command::Tensor(args)), _) => tensor::run(&args, &cli.run),
         (Some(Command::Record(args)), _) => record::run(&args),
+        (Some(Command::Serve(args)), _) => serve::run(&args, &cli.run),
+        (Some(Command::Generate(args)), _) => generate::run(&args),
         (None, Some(args)) => classify::run(&args, &cli.run),
         (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
     };
@@ -144,14 +152,4 @@ fn label(labels: &[String], class: usize) -> String {
 /// Index of the largest value, the first of equals (as numpy's argmax).
 fn argmax(values: &[f32]) -> usize {
     (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
-}
-
-/// Middle value; the mean of the two middle ones of an even number.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
 }

@@ -57,10 +57,34 @@ pub fn decode(path: &Path, color: Color) -> Result<Picture> {
 
 /// Decodes a JPEG file in memory.
 pub fn decode_jpeg(bytes: &[u8], color: Color) -> Result<Picture, String> {
-    let reader = || image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Jpeg);
+    decode_as(bytes, image::ImageFormat::Jpeg, color, MAX_PIXELS)
+}
+
+/// Decodes a file in memory, of whatever format it is, of at most `max_pixels`.
+pub fn decode_bytes(bytes: &[u8], color: Color, max_pixels: u64) -> Result<Picture, String> {
+    let format = image::guess_format(bytes).map_err(|_| "not a picture; PNG, JPEG, BMP and PNM are read".to_string())?;
+    decode_as(bytes, format, color, max_pixels)
+}
+
+fn decode_as(bytes: &[u8], format: image::ImageFormat, color: Color, max_pixels: u64) -> Result<Picture, String> {
+    let reader = || image::ImageReader::with_format(std::io::Cursor::new(bytes), format);
     let (width, height) = reader().into_dimensions().map_err(|e| e.to_string())?;
     check_size(width, height)?;
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(format!("{width}×{height} pixels; at most {max_pixels} in all are read: scale it down"));
+    }
+    // The decoder paints what is missing of a cut file grey.
+    if format == image::ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+        return Err("the JPEG file is cut: it has no end".into());
+    }
     Ok(Picture::new(limited(reader()).decode().map_err(|e| e.to_string())?, color))
+}
+
+/// Whether an end-of-image marker follows the last start of a scan. Inside a scan FF is followed by 0 or a restart
+/// marker (ITU-T T.81, B.1.1.5), so that neither can turn up by chance; thumbnails come before.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let last = |marker: u8| bytes.windows(2).rposition(|w| w == [0xFF, marker]);
+    last(0xDA).is_some_and(|scan| last(0xD9).is_some_and(|end| end > scan))
 }
 
 /// Refuses sizes that would take too much memory.
@@ -255,6 +279,21 @@ mod tests {
         std::fs::write(&path, &png).unwrap();
         assert!(decode(&path, Color::Rgb).is_err());
         assert!(collect(&[folder.path().join("none")]).is_err());
+    }
+
+    #[test]
+    fn cut_jpeg_files_are_errors_wherever_they_are_cut() {
+        let mut file = Vec::new();
+        let pixels: Vec<u8> = (0..64 * 64 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        image::codecs::jpeg::JpegEncoder::new(&mut file).encode(&pixels, 64, 64, image::ExtendedColorType::Rgb8).unwrap();
+        assert_eq!(decode_bytes(&file, Color::Rgb, 4096).unwrap().width, 64);
+        assert!(decode_bytes(&file, Color::Rgb, 4095).unwrap_err().contains("at most 4095"));
+        for length in 0..file.len() - 1 {
+            assert!(decode_bytes(&file[..length], Color::Rgb, 4096).is_err(), "{length} of {} bytes", file.len());
+        }
+        // Cameras pad their files.
+        file.extend([0; 300]);
+        decode_bytes(&file, Color::Gray, 4096).unwrap();
     }
 
     #[test]

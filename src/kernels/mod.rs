@@ -24,6 +24,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+pub mod peak;
 pub mod portable;
 pub mod reference;
 pub mod winograd;

@@ -3,7 +3,8 @@
 use crate::image::{self as picture, Picture};
 use crate::metadata::Color;
 use edge_wire::{Frame, FrameInfo, PixelFormat};
-use image::{DynamicImage, ExtendedColorType, GrayImage, RgbImage, codecs::jpeg::JpegEncoder};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{DynamicImage, ExtendedColorType, GrayImage, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder};
 
 /// Decodes a frame to as many channels as `color` wants.
 pub fn decode(frame: &Frame, color: Color) -> Result<Picture, String> {
@@ -33,6 +34,29 @@ pub fn decode(frame: &Frame, color: Color) -> Result<Picture, String> {
 
 fn short(frame: &Frame) -> String {
     format!("{} bytes are not {}×{} pixels of {}", frame.payload.len(), frame.info.width, frame.info.height, frame.info.format)
+}
+
+/// A frame as a file, and its name's extension: a JPEG file as it came, pixels as PNG.
+pub fn to_file(frame: &Frame) -> Result<(Vec<u8>, &'static str), String> {
+    if frame.info.format == PixelFormat::Jpeg {
+        return Ok((frame.payload.to_vec(), "jpg"));
+    }
+    let gray = frame.info.format == PixelFormat::Gray8;
+    let picture = decode(frame, if gray { Color::Gray } else { Color::Rgb })?;
+    let kind = if gray { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let mut file = Vec::new();
+    PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
+        .write_image(&picture.data, picture.width, picture.height, kind)
+        .map_err(|e| e.to_string())?;
+    Ok((file, "png"))
+}
+
+/// A frame as a JPEG file of this quality, 1 to 100; one that is such a file stays as it is.
+pub fn to_jpeg(frame: &Frame, quality: u8) -> Result<Vec<u8>, String> {
+    if frame.info.format == PixelFormat::Jpeg {
+        return Ok(frame.payload.to_vec());
+    }
+    encode(&decode(frame, Color::Rgb)?, PixelFormat::Jpeg, quality).map(|(_, file)| file)
 }
 
 /// Encodes a picture: luma for [`PixelFormat::Gray8`], RGB for the others. `quality` is JPEG's, 1 to 100.

@@ -55,6 +55,8 @@ pub(crate) struct Assembly<F> {
     /// First header of the newest frame, and whether that is still being received.
     newest: Option<ChunkHeader>,
     open: bool,
+    /// The input ended, or paused for long, after the newest frame: no chunk of an older one is still on its way.
+    settled: bool,
     received: [u32; MAX_CHUNKS as usize / 32],
     missing: u16,
     /// Said by the last chunk.
@@ -63,7 +65,7 @@ pub(crate) struct Assembly<F> {
 
 impl<F: AsRef<[u8]> + AsMut<[u8]>> Assembly<F> {
     pub fn new(buffer: F) -> Self {
-        Assembly { buffer, newest: None, open: false, received: [0; _], missing: 0, frame_crc: 0 }
+        Assembly { buffer, newest: None, open: false, settled: false, received: [0; _], missing: 0, frame_crc: 0 }
     }
 
     pub fn capacity(&self) -> usize {
@@ -76,8 +78,9 @@ impl<F: AsRef<[u8]> + AsMut<[u8]>> Assembly<F> {
         Some(Frame { info, payload: self.buffer.as_ref().get(..info.length as usize)? })
     }
 
-    /// Gives up the frame being received.
+    /// Gives up the frame being received. What comes next is not late, whatever its sequence.
     pub fn close(&mut self, counters: &mut Counters) -> Option<Dropped> {
+        self.settled = true;
         let newest = self.newest.filter(|_| core::mem::take(&mut self.open))?;
         counters.frames_incomplete += 1;
         Some(Dropped { info: newest.frame, reason: Reason::Incomplete { missing: self.missing, chunks: newest.count() } })
@@ -90,6 +93,7 @@ impl<F: AsRef<[u8]> + AsMut<[u8]>> Assembly<F> {
             let ahead =
                 self.newest.map(|n| (n.frame.session == header.frame.session, header.frame.sequence.wrapping_sub(n.frame.sequence)));
             if let Some((true, ahead)) = ahead
+                && !self.settled
                 && (-LATE_WINDOW..0).contains(&(ahead as i32))
             {
                 counters.chunks_late += 1;
@@ -108,6 +112,7 @@ impl<F: AsRef<[u8]> + AsMut<[u8]>> Assembly<F> {
                 Some(_) => counters.restarts += 1,
             }
             self.newest = Some(*header);
+            self.settled = false;
             self.open = true;
             self.missing = header.count();
             self.received[..usize::from(header.count()).div_ceil(32)].fill(0);

@@ -1,0 +1,247 @@
+//! The default command with `--camera` or `--frames`: frames in, a label per frame out.
+
+use super::classify::{Class, ClassifyArgs, milliseconds, top};
+use super::{RunArgs, preprocess};
+use anyhow::Context;
+use edge_infer::Error;
+use edge_infer::image::Preprocessor;
+use edge_infer::source::address::Address;
+use edge_infer::source::camera::{Camera, CameraFrame, Next, Notice, Statistics};
+use edge_infer::source::pixels;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often signals are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Names a recorded stream.
+pub fn recorded(path: &str) -> Result<Address, String> {
+    Ok(if path == "-" { Address::Stdin } else { Address::File(path.into()) })
+}
+
+/// One classified frame.
+#[derive(Serialize)]
+struct Answer<'a> {
+    sequence: u32,
+    /// Capture time on the sender's clock, extended over its wrap-around.
+    timestamp_us: u64,
+    width: u16,
+    height: u16,
+    format: &'static str,
+    top: Vec<Class>,
+    /// Decode, resize, normalise.
+    prepare_ms: f64,
+    /// Inference alone.
+    latency_ms: f64,
+    /// From capture to label, at least; of live streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capture_to_label_ms: Option<f64>,
+    /// What the link saw so far; of live streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<Seen>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits: Option<&'a [f32]>,
+}
+
+/// Frames by what became of them.
+#[derive(Serialize)]
+struct Seen {
+    received: u64,
+    /// Never arrived whole, or dropped by the sender.
+    dropped: u64,
+    /// Arrived, and do not match their checksum.
+    corrupted: u64,
+    /// Received, and replaced by a newer one before the network was free.
+    superseded: u64,
+    connections: u64,
+}
+
+impl Seen {
+    fn new(s: &Statistics) -> Self {
+        Seen {
+            received: s.link.frames_ok,
+            dropped: s.link.frames_incomplete + s.link.frames_missed + s.link.frames_overrun,
+            corrupted: s.link.frames_corrupted,
+            superseded: s.superseded,
+            connections: s.connections,
+        }
+    }
+}
+
+pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Some(folder) = &args.save {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    if live {
+        for signal in [SIGINT, SIGTERM] {
+            // The second one ends us at once.
+            signal_hook::flag::register_conditional_default(signal, stop.clone()).context("cannot handle signals")?;
+            signal_hook::flag::register(signal, stop.clone()).context("cannot handle signals")?;
+        }
+    }
+    let start = Instant::now();
+    let mut model = run.load(&args.model)?;
+    let load_ms = milliseconds(start);
+    let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
+    let labels = model.metadata().labels.clone();
+    let camera = Camera::open(address, !live || args.every_frame, say(address, live)).with_context(|| format!("cannot open {address}"))?;
+
+    let mut out = std::io::stdout().lock();
+    let mut tensor = Vec::new();
+    let (mut done, mut undecodable, mut unsaved, mut total_ms) = (0u64, 0u32, 0u32, 0.0);
+    let (mut ages, color) = (Ages::default(), preprocessor.record().color);
+    while !stop.load(Ordering::Relaxed) && args.count.is_none_or(|count| done < count) {
+        let frame = match camera.next(TICK) {
+            Next::Nothing => continue,
+            Next::End(None) => break,
+            Next::End(Some(e)) => return Err(e).with_context(|| format!("cannot read {address}")),
+            Next::Frame(frame) => frame,
+        };
+        let start = Instant::now();
+        if let Err(reason) = pixels::decode(&frame.as_wire(), color).and_then(|picture| preprocessor.run(&picture, &mut tensor)) {
+            undecodable += 1;
+            eprintln!("error: {address}: frame {}: {reason}", frame.info.sequence);
+            continue;
+        }
+        let prepare_ms = milliseconds(start);
+        let start = Instant::now();
+        let logits = model.run(&tensor)?;
+        let latency_ms = milliseconds(start);
+        let age_ms = milliseconds(frame.captured);
+        done += 1;
+        total_ms += latency_ms;
+        ages.add(age_ms);
+        let top = top(logits, args.top as usize, &labels);
+        let saved = args.save.as_ref().and_then(|folder| match save(folder, &frame, &top) {
+            Ok(path) => Some(path.display().to_string()),
+            // A full disk must not end a camera's labels.
+            Err(e) => {
+                unsaved += 1;
+                if unsaved == 1 {
+                    eprintln!("error: frames are not saved: {e}");
+                }
+                None
+            }
+        });
+        let answer = Answer {
+            sequence: frame.info.sequence,
+            timestamp_us: frame.timestamp_us,
+            width: frame.info.width,
+            height: frame.info.height,
+            format: frame.info.format.name(),
+            top,
+            prepare_ms,
+            latency_ms,
+            capture_to_label_ms: live.then_some(age_ms),
+            link: live.then(|| Seen::new(&camera.statistics())),
+            saved,
+            logits: args.logits.then_some(logits),
+        };
+        print(&mut out, &answer, args.json)?;
+        camera.recycle(frame.payload);
+    }
+
+    let seen = camera.statistics();
+    let mean = if done > 0 { format!("{:.2} ms each", total_ms / done as f64) } else { "none classified".into() };
+    eprintln!("{done} frames, {mean}; model loaded in {load_ms:.0} ms; {} threads, {} kernels", model.threads(), model.isa());
+    if live && done > 0 {
+        eprintln!("capture to label: median {:.1} ms, 99 % {:.1} ms, longest {:.1} ms", ages.rank(50), ages.rank(99), ages.rank(100));
+    }
+    let (link, unsaved) = (&seen.link, if unsaved > 0 { format!(", {unsaved} not saved") } else { String::new() });
+    eprintln!(
+        "skipped: {} incomplete, {} corrupted, {undecodable} undecodable, {} missing, {} dropped by the sender, {} superseded{unsaved}\n\
+         link: {} bytes, {} of them in no intact chunk; {} chunks damaged, {} repeated, {} late; {} restarts; opened {} times",
+        link.frames_incomplete,
+        link.frames_corrupted,
+        link.frames_missed,
+        link.frames_overrun,
+        seen.superseded,
+        link.bytes,
+        link.bytes_skipped,
+        link.chunks_corrupted + link.headers_corrupted,
+        link.chunks_repeated,
+        link.chunks_late,
+        link.restarts,
+        seen.connections,
+    );
+    if done == 0 {
+        eprintln!("error: {address}: no frame could be classified; `edge-infer record` makes streams");
+    }
+    Ok(ExitCode::from(u8::from(done == 0)))
+}
+
+/// Tells of a link that comes and goes, each reason once.
+pub fn say(address: &Address, live: bool) -> impl Fn(Notice) + Send + use<> {
+    let (name, last) = (address.to_string(), std::cell::RefCell::new(String::new()));
+    move |notice| match notice {
+        Notice::Waiting(e) => {
+            let reason = e.to_string();
+            if *last.borrow() != reason {
+                eprintln!("{name}: {reason}; waiting for it");
+                *last.borrow_mut() = reason;
+            }
+        }
+        Notice::Opened if live => {
+            eprintln!("{name}: open");
+            last.borrow_mut().clear();
+        }
+        _ => {}
+    }
+}
+
+/// Times of the newest frames.
+#[derive(Default)]
+struct Ages {
+    newest: std::collections::VecDeque<f64>,
+}
+
+impl Ages {
+    const MOST: usize = 100_000;
+
+    fn add(&mut self, ms: f64) {
+        if self.newest.len() == Self::MOST {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(ms);
+    }
+
+    /// Nearest rank.
+    fn rank(&mut self, percent: usize) -> f64 {
+        let times = self.newest.make_contiguous();
+        times.sort_by(f64::total_cmp);
+        times[(times.len() * percent).div_ceil(100).max(1) - 1]
+    }
+}
+
+/// Writes a frame, whole or not at all: a JPEG file as it came, pixels as PNG.
+fn save(folder: &Path, frame: &CameraFrame, top: &[Class]) -> anyhow::Result<PathBuf> {
+    let label = top.first().map_or("none", |c| c.label.as_str());
+    let label: String = label.chars().take(60).map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect();
+    let (bytes, extension) = pixels::to_file(&frame.as_wire()).map_err(anyhow::Error::msg)?;
+    // The sequence begins anew with the sender; time does not.
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis());
+    let path = folder.join(format!("{time}-{}-{label}.{extension}", frame.info.sequence));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    file.write_all(&bytes).map_err(|e| Error::io(&path, e))?;
+    file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
+    Ok(path)
+}
+
+fn print(out: &mut impl Write, answer: &Answer, json: bool) -> std::io::Result<()> {
+    if json {
+        serde_json::to_writer(&mut *out, answer)?;
+        return writeln!(out);
+    }
+    let seconds = answer.timestamp_us as f64 / 1e6;
+    let best = answer.top.first().map_or(String::new(), |c| format!("{} {:.2} %", c.label, 100.0 * c.probability));
+    writeln!(out, "{:6} {seconds:12.6} s  {best}  {:.2} ms", answer.sequence, answer.latency_ms)
+}

@@ -1,0 +1,396 @@
+//! The threads that compute: one for the network, which answers the camera before anybody else, and one that decodes
+//! posted pictures.
+
+use super::metrics::Metrics;
+use crate::cli::classify::{Class, top};
+use edge_infer::board::Snapshot;
+use edge_infer::image::{self, Preprocessor};
+use edge_infer::model::Model;
+use edge_infer::source::camera::{Camera, CameraFrame, Next};
+use edge_infer::source::pixels;
+use edge_wire::FrameInfo;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How often idle threads say that they are alive.
+const TICK: Duration = Duration::from_millis(200);
+/// Silence of the network's thread that makes it count as stuck: far above any inference.
+pub const STUCK: Duration = Duration::from_secs(10);
+/// How long a posted picture gives way to frames of the camera that are about to come.
+const YIELD: Duration = Duration::from_millis(100);
+/// A posted picture that waited so long is not worth computing: its client was told so.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Times kept for the page's plot.
+const HISTORY: usize = 240;
+/// Most pixels of a posted picture.
+pub const MAX_PIXELS: u64 = 24 << 20;
+
+/// Why a posted picture has no label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is no picture, or too large.
+    Picture(String),
+    /// The network failed.
+    Failed(String),
+    /// Nobody has time.
+    Busy,
+}
+
+/// The answer to a posted picture.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    pub top: Vec<Class>,
+    pub width: u32,
+    pub height: u32,
+    /// Waiting for the threads.
+    pub queue_ms: f64,
+    /// Decode, resize, normalise.
+    pub prepare_ms: f64,
+    /// Inference alone.
+    pub latency_ms: f64,
+}
+
+type Reply = oneshot::Sender<Result<Answer, Refusal>>;
+
+struct Posted {
+    bytes: Vec<u8>,
+    top: usize,
+    since: Instant,
+    reply: Reply,
+}
+
+/// A posted picture, decoded.
+struct Prepared {
+    tensor: Vec<f32>,
+    size: (u32, u32),
+    top: usize,
+    since: Instant,
+    prepare: Duration,
+    reply: Reply,
+}
+
+/// What the camera's newest frame gave.
+#[derive(Default)]
+pub struct Live {
+    pub frame: Option<(FrameInfo, Vec<u8>)>,
+    /// Changes with the frame.
+    pub number: u64,
+    pub top: Vec<Class>,
+    pub at: Option<Instant>,
+    /// Capture to label and inference, ms, oldest first.
+    pub history: VecDeque<(f32, f32)>,
+}
+
+/// What the threads and the web share.
+pub struct Shared {
+    pub metrics: Metrics,
+    pub live: Mutex<Live>,
+    pub camera: Option<Camera>,
+    pub board: Mutex<Snapshot>,
+    pub labels: Vec<String>,
+    stop: AtomicBool,
+    started: Instant,
+    /// ms since `started` when the network's thread last said that it is alive.
+    beat: AtomicU64,
+    desk: Mutex<Option<Prepared>>,
+    bell: Condvar,
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No invariant of ours spans a panic while a lock is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new(camera: Option<Camera>, labels: Vec<String>) -> Self {
+        Shared {
+            metrics: Metrics::default(),
+            live: Mutex::default(),
+            camera,
+            board: Mutex::default(),
+            labels,
+            stop: AtomicBool::new(false),
+            started: Instant::now(),
+            beat: AtomicU64::new(0),
+            desk: Mutex::new(None),
+            bell: Condvar::new(),
+        }
+    }
+
+    /// Wakes the network's thread.
+    pub fn ring(&self) {
+        // With the lock, so that it cannot be between looking and waiting.
+        drop(lock(&self.desk));
+        self.bell.notify_all();
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+        self.ring();
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// Whether the network's thread is doing something, or waiting for something to do.
+    pub fn alive(&self) -> bool {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Relaxed))) < STUCK
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn beat(&self) {
+        self.beat.store(self.started.elapsed().as_millis() as u64, Relaxed);
+    }
+}
+
+/// Where posted pictures are handed in.
+#[derive(Clone)]
+pub struct Desk(SyncSender<Posted>);
+
+impl Desk {
+    /// Takes a picture, or says at once that there is no time for it.
+    pub fn submit(&self, bytes: Vec<u8>, top: usize) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        match self.0.try_send(Posted { bytes, top, since: Instant::now(), reply }) {
+            Ok(()) => Ok(answer),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Refusal::Busy),
+        }
+    }
+}
+
+/// Starts the threads; they end after [`Shared::stop`].
+pub fn start(
+    shared: &Arc<Shared>,
+    model: Model,
+    camera_input: Preprocessor,
+    posted_input: Preprocessor,
+    queue: usize,
+) -> std::io::Result<(Desk, Vec<std::thread::JoinHandle<()>>)> {
+    let (send, receive) = sync_channel(queue);
+    let (for_network, for_decoder) = (shared.clone(), shared.clone());
+    let network = std::thread::Builder::new().name("edge-network".into()).spawn(move || {
+        Network {
+            shared: for_network,
+            model,
+            input: camera_input,
+            tensor: Vec::new(),
+            rhythm: Rhythm::default(),
+            camera_had_its_turn: false,
+        }
+        .run()
+    })?;
+    let decoder = std::thread::Builder::new().name("edge-decode".into()).spawn(move || decode(&for_decoder, posted_input, &receive))?;
+    Ok((Desk(send), vec![network, decoder]))
+}
+
+/// When frames come, and how long posted pictures take: what tells whether one fits before the next frame.
+#[derive(Default)]
+struct Rhythm {
+    last_frame: Option<Instant>,
+    interval: Duration,
+    posted: Duration,
+}
+
+impl Rhythm {
+    fn frame(&mut self, now: Instant) {
+        if let Some(last) = self.last_frame.replace(now) {
+            self.interval = (self.interval * 7 + (now - last).min(Duration::from_secs(1))) / 8;
+        }
+    }
+
+    fn posted(&mut self, time: Duration) {
+        self.posted = (self.posted * 7 + time) / 8;
+    }
+
+    /// How long a posted picture should wait so as not to delay the camera's next frame.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let expected = self.last_frame? + self.interval;
+        // A frame that is late by a quarter is not waited for.
+        let until = expected + self.interval / 4;
+        (now + self.posted > expected && now < until).then(|| until - now)
+    }
+}
+
+struct Network {
+    shared: Arc<Shared>,
+    model: Model,
+    input: Preprocessor,
+    tensor: Vec<f32>,
+    rhythm: Rhythm,
+    camera_had_its_turn: bool,
+}
+
+impl Network {
+    fn run(mut self) {
+        while !self.shared.stopped() {
+            self.shared.beat();
+            // A camera that is faster than the network takes turns with pictures that have waited long enough.
+            if !(self.camera_had_its_turn && self.overdue())
+                && let Some(Next::Frame(frame)) = self.shared.camera.as_ref().map(|c| c.next(Duration::ZERO))
+            {
+                self.camera_had_its_turn = true;
+                self.frame(frame);
+                continue;
+            }
+            if let Some(posted) = self.posted() {
+                self.camera_had_its_turn = false;
+                self.answer(posted);
+            }
+        }
+    }
+
+    fn overdue(&self) -> bool {
+        lock(&self.shared.desk).as_ref().is_some_and(|posted| posted.since.elapsed() >= YIELD)
+    }
+
+    /// A posted picture whose turn has come; waits for one, or for a frame, a while.
+    fn posted(&mut self) -> Option<Prepared> {
+        let shared = self.shared.clone();
+        let mut desk = lock(&shared.desk);
+        let now = Instant::now();
+        let wait = match &*desk {
+            None => TICK,
+            Some(posted) => match self.rhythm.wait(now).filter(|_| now - posted.since < YIELD) {
+                None => {
+                    let posted = desk.take();
+                    drop(desk);
+                    shared.bell.notify_all();
+                    return posted;
+                }
+                Some(wait) => wait,
+            },
+        };
+        drop(shared.bell.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner));
+        None
+    }
+
+    fn frame(&mut self, frame: CameraFrame) {
+        let shared = &*self.shared;
+        self.rhythm.frame(frame.received);
+        let color = self.input.record().color;
+        let prepared = guard(|| pixels::decode(&frame.as_wire(), color).and_then(|p| self.input.run(&p, &mut self.tensor)));
+        if prepared.is_err() {
+            shared.metrics.undecodable.fetch_add(1, Relaxed);
+            return;
+        }
+        let start = Instant::now();
+        let Ok(logits) = self.model.run(&self.tensor) else {
+            shared.metrics.undecodable.fetch_add(1, Relaxed);
+            return;
+        };
+        let (inference, age) = (start.elapsed(), frame.captured.elapsed());
+        shared.metrics.camera_inference.add(inference);
+        shared.metrics.capture_to_label.add(age);
+        let top = top(logits, 5, &shared.labels);
+        let mut live = lock(&shared.live);
+        live.top = top;
+        live.number += 1;
+        live.at = Some(Instant::now());
+        if live.history.len() == HISTORY {
+            live.history.pop_front();
+        }
+        live.history.push_back((age.as_secs_f32() * 1e3, inference.as_secs_f32() * 1e3));
+        let old = live.frame.replace((frame.info, frame.payload));
+        drop(live);
+        if let (Some(camera), Some((_, memory))) = (&shared.camera, old) {
+            camera.recycle(memory);
+        }
+    }
+
+    fn answer(&mut self, posted: Prepared) {
+        let Prepared { tensor, size: (width, height), top: count, since, prepare, reply } = posted;
+        if reply.is_closed() || since.elapsed() > PATIENCE {
+            let _ = reply.send(Err(Refusal::Busy));
+            return;
+        }
+        let start = Instant::now();
+        let answer = match self.model.run(&tensor) {
+            Ok(logits) => {
+                let latency = start.elapsed();
+                self.rhythm.posted(latency);
+                self.shared.metrics.posted_inference.add(latency);
+                let queue = (start - since).saturating_sub(prepare);
+                let [queue_ms, prepare_ms, latency_ms] = [queue, prepare, latency].map(|t| t.as_secs_f64() * 1e3);
+                Ok(Answer { top: top(logits, count, &self.shared.labels), width, height, queue_ms, prepare_ms, latency_ms })
+            }
+            Err(e) => Err(Refusal::Failed(e.to_string())),
+        };
+        let _ = reply.send(answer);
+    }
+}
+
+/// Posted bytes → tensors, one at a time: that bounds the memory that pictures take.
+fn decode(shared: &Shared, mut input: Preprocessor, queue: &Receiver<Posted>) {
+    // The camera goes first.
+    let _ = rustix::process::nice(10);
+    let mut tensor = Vec::new();
+    while !shared.stopped() {
+        let posted = match queue.recv_timeout(TICK) {
+            Ok(posted) => posted,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let Posted { bytes, top, since, reply } = posted;
+        if reply.is_closed() || since.elapsed() > PATIENCE {
+            let _ = reply.send(Err(Refusal::Busy));
+            continue;
+        }
+        let start = Instant::now();
+        let color = input.record().color;
+        let size = guard(|| {
+            let picture = image::decode_bytes(&bytes, color, MAX_PIXELS)?;
+            input.run(&picture, &mut tensor).map(|()| (picture.width, picture.height))
+        });
+        drop(bytes);
+        match size {
+            Err(reason) => {
+                let _ = reply.send(Err(Refusal::Picture(reason)));
+            }
+            Ok(size) => {
+                let prepared = Prepared { tensor: std::mem::take(&mut tensor), size, top, since, prepare: start.elapsed(), reply };
+                let mut desk = lock(&shared.desk);
+                while desk.is_some() && !shared.stopped() {
+                    desk = shared.bell.wait_timeout(desk, TICK).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                *desk = Some(prepared);
+                drop(desk);
+                shared.bell.notify_all();
+            }
+        }
+    }
+}
+
+/// A decoder that panics costs its picture, not the service.
+fn guard<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err("the decoder failed on it".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posted_pictures_fit_between_frames() {
+        let (start, mut rhythm) = (Instant::now(), Rhythm::default());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(rhythm.wait(start), None, "no camera, no wait");
+        for frame in 0..100 {
+            rhythm.frame(at(frame * 40));
+            rhythm.posted(Duration::from_millis(5));
+        }
+        assert_eq!(rhythm.wait(at(3960 + 10)), None);
+        let wait = rhythm.wait(at(3960 + 38)).unwrap();
+        assert!((11..=12).contains(&wait.as_millis()), "{wait:?}");
+        assert_eq!(rhythm.wait(at(3960 + 51)), None, "the camera has stopped");
+    }
+}
