@@ -25,19 +25,12 @@ apt_sources() {
   echo "deb $security $DEBIAN_SUITE-security $components"
 }
 
-# stage_overlay DIR BINARY REPOSITORY HERE : everything that is not a Debian package, with its final modes.
+# stage_overlay DIR DEB REPOSITORY HERE : everything that does not come from Debian, with its final modes.
 stage_overlay() {
-  local into=$1 binary=$2 repo=$3 here=$4
+  local into=$1 deb=$2 repo=$3 here=$4
   cp -R --preserve=mode -- "$here/overlay/." "$into/"
-  install -D -m 755 "$binary" "$into/usr/bin/edge-infer"
-  install -D -m 644 "$repo/models/r18q.onnx" "$into/usr/share/edge-infer/r18q.onnx"
-  install -d "$into/usr/share/edge-infer/pictures"
-  install -m 644 "$repo"/tests/pictures/*.png "$into/usr/share/edge-infer/pictures/"
-  install -D -m 644 -t "$into/usr/lib/systemd/system" "$repo"/packaging/systemd/*.service
-  install -D -m 644 -t "$into/usr/lib/udev/rules.d" "$repo"/packaging/udev/*.rules
-  install -D -m 644 "$repo/packaging/default/edge-infer" "$into/etc/default/edge-infer"
-  install -D -m 644 -t "$into/usr/share/doc/edge-infer" "$repo"/LICENSE* "$repo/docs/flash.md"
-  install -D -m 644 -t "$into/usr/share/doc/edge-infer/examples" "$repo"/packaging/examples/*
+  install -m 644 "$deb" "$into/edge-infer.deb"
+  install -D -m 644 "$repo/docs/flash.md" "$into/usr/share/doc/edge-infer/flash.md"
   install -d -m 755 "$into/data" "$into/boot/firmware" "$into/usr/lib/edge-image/layers" "$into/var/log/journal"
   chmod 440 "$into/etc/sudoers.d/edge"
 }

@@ -70,11 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dpkg-status", type=Path, required=True)
     parser.add_argument("--repository", type=Path, required=True)
-    parser.add_argument("--binary", type=Path, required=True, help="the edge-infer that was installed")
+    parser.add_argument("--deb", type=Path, required=True, help="edge-infer's package")
     parser.add_argument("--packages", type=Path, required=True, help="also write names and versions here, one a line")
     options = parser.parse_args()
 
-    debian = sorted(debian_packages(options.dpkg_status))
+    debian = sorted(p for p in debian_packages(options.dpkg_status) if p[0] != "edge-infer")
     options.packages.write_text("".join(f"{name} {version} {architecture}\n" for name, version, architecture, _ in debian))
     version, libraries = crates(options.repository)
     program = {
@@ -82,7 +82,7 @@ def main() -> None:
         "bom-ref": f"edge-infer@{version}",
         "name": "edge-infer",
         "version": version,
-        "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(options.binary.read_bytes()).hexdigest()}],
+        "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(options.deb.read_bytes()).hexdigest()}],
         "licenses": [{"expression": "MIT OR Apache-2.0"}],
     }
     components = [program, *libraries, *(debian_component(*package) for package in debian)]
