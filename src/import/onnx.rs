@@ -24,7 +24,12 @@ pub fn load(path: &Path) -> Result<ModelProto> {
     }
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    decode(&bytes)
+    let mut model = parse(&bytes)?;
+    drop(bytes);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    super::external::embed(&mut model, folder)?;
+    validate(&model)?;
+    Ok(model)
 }
 
 /// Decodes and validates a model.
@@ -32,10 +37,13 @@ pub fn decode(bytes: &[u8]) -> Result<ModelProto> {
     if bytes.len() as u64 > MAX_MODEL_BYTES {
         return Err(Error::InvalidModel(format!("more than {MAX_MODEL_BYTES} bytes")));
     }
-    let model =
-        ModelProto::decode(bytes).map_err(|e| Error::InvalidModel(format!("not an ONNX file, or truncated ({e}); export it again")))?;
+    let model = parse(bytes)?;
     validate(&model)?;
     Ok(model)
+}
+
+fn parse(bytes: &[u8]) -> Result<ModelProto> {
+    ModelProto::decode(bytes).map_err(|e| Error::InvalidModel(format!("not an ONNX file, or truncated ({e}); export it again")))
 }
 
 /// Writes bytes so that readers see the old file or the whole new one, never a part.
@@ -220,7 +228,7 @@ pub fn i64_data(t: &TensorProto) -> Result<Vec<i64>> {
 fn validate_tensor(t: &TensorProto) -> Result<()> {
     let fail = |reason: &str| Err(Error::tensor(&t.name, reason));
     if t.data_location == Some(DataLocation::External as i32) || !t.external_data.is_empty() {
-        return fail("its data is in another file; save the model with its data embedded");
+        return fail("its data is in another file, which is only read beside a model file");
     }
     if t.segment.is_some() {
         return fail("segmented tensors are not supported");

@@ -6,10 +6,11 @@ use edge_infer::metadata::{Color, LABELS_KEY, PREPROCESS_KEY, Preprocess, Resize
 use edge_quantize::data::Inputs;
 use edge_quantize::observe::Calibrator;
 use edge_quantize::onnx::{self, ModelProto};
-use edge_quantize::pipeline::{Options, quantize};
+use edge_quantize::pipeline::{self, Options, Recipe, quantize};
 use edge_quantize::plan::Residual;
-use edge_quantize::scheme::ActivationType;
-use edge_quantize::{Error, Result, fold, input};
+use edge_quantize::scheme::{ActivationType, WeightRange};
+use edge_quantize::sensitivity::{choose_float, sensitivity};
+use edge_quantize::{Error, Result, fold, html, input};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message;
 use std::io::IsTerminal;
@@ -27,6 +28,9 @@ Examples:
   edge-quantize resnet18.onnx -o r18q.onnx --calib photos/
   edge-quantize net.onnx -o netq.onnx --calib digits/ --size 28 --resize stretch --color gray --mean 0.13 --std 0.31 --labels digits.txt
   edge-quantize net.onnx -o netq.onnx --calib batch.npy --json > report.json
+  edge-quantize net.onnx -o netq.onnx --calib photos/ --recipe best --html report.html
+  edge-quantize net.onnx -o netq.onnx --calib photos/ --auto-mixed 5
+  edge-quantize eval netq.onnx val/ --float net.onnx
   edge-quantize fold net.onnx -o folded.onnx
 
 Exit codes: 0 done, 1 the model or data cannot be used, 2 wrong usage. On failure no file is written."
@@ -55,7 +59,7 @@ enum Command {
 
 #[derive(Args)]
 struct QuantizeArgs {
-    /// Float model, opset 11 to 21.
+    /// Float model, opset 9 to 24.
     model: PathBuf,
     /// Output file.
     #[arg(short, long)]
@@ -66,9 +70,30 @@ struct QuantizeArgs {
     /// Use this many of them, evenly spaced; every fifth is held back to measure the result.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
+    /// Sets calibrator, weight ranges and corrections at once; the options below override it.
+    #[arg(long, value_enum, default_value = "balanced")]
+    recipe: Recipe,
     /// How activation ranges are chosen.
-    #[arg(long, value_enum, default_value = "mse")]
-    calibrator: Calibrator,
+    #[arg(long, value_enum)]
+    calibrator: Option<Calibrator>,
+    /// How weight ranges are chosen, per output channel.
+    #[arg(long, value_enum)]
+    weights: Option<WeightRange>,
+    /// Biases take up the expected error of their rounded weights.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    bias_correction: Option<bool>,
+    /// Brings channels of consecutive convolutions to like ranges first (exact in float).
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    equalize: Option<bool>,
+    /// Layers that stay float, by node name; repeat or separate by commas.
+    #[arg(long, value_delimiter = ',', value_name = "LAYER")]
+    keep_float: Vec<String>,
+    /// Measures what quantizing each layer alone costs.
+    #[arg(long)]
+    sensitivity: bool,
+    /// Keeps the layers that cost most in float, up to this percentage of all multiply-accumulates.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "keep_float")]
+    auto_mixed: Option<f64>,
     /// Integer type of activations.
     #[arg(long, value_enum, default_value = "uint8")]
     activations: ActivationType,
@@ -99,6 +124,13 @@ struct QuantizeArgs {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    /// Also write the report as a web page, with drawings.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+fn parse_percent(s: &str) -> Result<f64, String> {
+    s.parse().ok().filter(|p| (0.0..=100.0).contains(p)).ok_or_else(|| "a percentage expected, 0 to 100".into())
 }
 
 fn parse_resize(s: &str) -> Result<Resize, String> {
@@ -235,8 +267,32 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
         }
         Box::new(move || bar.inc(1))
     };
-    let options = Options { calibrator: args.calibrator, activations: args.activations, residual: args.residual };
-    let (bytes, report) = quantize(&model, &shape, &inputs, options, &progress)?;
+    let mut options = args.recipe.options();
+    options = Options {
+        calibrator: args.calibrator.unwrap_or(options.calibrator),
+        weights: args.weights.unwrap_or(options.weights),
+        bias_correction: args.bias_correction.unwrap_or(options.bias_correction),
+        equalize: args.equalize.unwrap_or(options.equalize),
+        activations: args.activations,
+        residual: args.residual,
+        keep_float: args.keep_float.clone(),
+    };
+    let mut costs = Vec::new();
+    if args.sensitivity || args.auto_mixed.is_some() {
+        let prepared = pipeline::prepare(&model, &shape, &options)?;
+        let (used, held) = pipeline::split(inputs.len());
+        let measured = pipeline::measure(&prepared, &shape, &inputs, &used, &options, &progress)?;
+        costs = sensitivity(&prepared, &measured, &shape, &inputs, &held, &options, &progress)?;
+    }
+    if let Some(percent) = args.auto_mixed {
+        options.keep_float = choose_float(&costs, percent / 100.0)?;
+    }
+    let (bytes, mut report) = quantize(&model, &shape, &inputs, &options, &progress)?;
+    report.sensitivity = costs;
+    if let Some(path) = &args.html {
+        let labels: Vec<String> = onnx::metadata(&model, LABELS_KEY).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+        onnx::write_atomically(path, html::page(&args.model, &report, &labels).as_bytes())?;
+    }
     onnx::write_atomically(&args.output, &bytes)?;
     print(args.json, &report, &report);
     Ok(())
@@ -246,7 +302,7 @@ fn run_fold(model: &Path, output: &Path, json: bool) -> Result<()> {
     let mut model = input::load(model)?;
     let report = fold::fold(&mut model)?;
     onnx::write_atomically(output, &model.encode_to_vec())?;
-    let mut text = format!("BatchNorm folded {}, kept {}", report.folded, report.kept.len());
+    let mut text = format!("BatchNorm folded {}, kept {}; other scalings folded {}", report.folded, report.kept.len(), report.affine);
     for k in &report.kept {
         text += &format!("\n  {}: {}", k.node, k.reason);
     }
