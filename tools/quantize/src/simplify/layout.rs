@@ -28,7 +28,7 @@ struct Pass {
     points: HashSet<String>,
     alias: HashMap<String, String>,
     /// Transposes that had to be written after all.
-    written: HashMap<String, String>,
+    written: HashSet<String>,
     names: HashSet<String>,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
@@ -43,14 +43,17 @@ pub fn remove_transposes(graph: &mut GraphProto) -> Result<()> {
         turned: HashMap::new(),
         points: HashSet::new(),
         alias: HashMap::new(),
-        written: HashMap::new(),
+        written: HashSet::new(),
         names: all_names(graph),
         nodes: Vec::new(),
         constants: Vec::new(),
     };
     if let Some(input) = channels_last_input(graph) {
         turn_input(graph, &input);
-        pass.turned.insert(input.clone(), Turned { source: input, perm: vec![0, 2, 3, 1] });
+        // Nodes so far mean the turned value by this name; from here on it is the graph input's.
+        let old = fresh_name(&mut pass.names, &format!("{input}.channels_last"));
+        graph.node.iter_mut().flat_map(|n| &mut n.input).filter(|n| **n == input).for_each(|n| *n = old.clone());
+        pass.turned.insert(old, Turned { source: input, perm: vec![0, 2, 3, 1] });
     }
     let pinned: HashSet<String> = graph.output.iter().map(|o| o.name.clone()).chain(captured_names(graph)).collect();
     let initializers: HashMap<String, TensorProto> =
@@ -129,9 +132,9 @@ impl Pass {
         if rewritten {
             return Ok(());
         }
-        for input in &mut node.input {
+        for input in node.input.iter().filter(|i| !i.is_empty()) {
             if self.turned.contains_key(input) {
-                *input = self.write(&input.clone());
+                self.write(input);
             }
         }
         self.note_points(&node, constants);
@@ -178,16 +181,13 @@ impl Pass {
         }
     }
 
-    /// The name of a turned value, computed by a Transpose.
-    fn write(&mut self, name: &str) -> String {
-        if let Some(done) = self.written.get(name) {
-            return done.clone();
+    /// Computes a turned value after all, by a Transpose.
+    fn write(&mut self, name: &str) {
+        if self.written.contains(name) {
+            return;
         }
-        let turned = self.turned[name].clone();
-        let output = if turned.source == name { fresh_name(&mut self.names, &format!("{name}.channels_last")) } else { name.to_string() };
-        self.nodes.push(transpose(&turned, &output));
-        self.written.insert(name.to_string(), output.clone());
-        output
+        self.nodes.push(transpose(&self.turned[name], name));
+        self.written.insert(name.to_string());
     }
 
     /// True if the node was replaced.

@@ -31,19 +31,37 @@ fn set_ints(node: &mut NodeProto, name: &str, values: &[i64]) {
     node.attribute.push(ints(name, values));
 }
 
-/// Any operator that turns [1, C, H, W] into [1, C·H·W] is a Flatten, however it says so.
+/// Operators, or chains of them, that turn [1, C, H, W] into [1, C·H·W] are a Flatten, however they say so.
 fn flatten(graph: &mut GraphProto, shapes: &Shapes) {
+    let is_view = |n: &NodeProto| ["Reshape", "Squeeze", "Unsqueeze", "Flatten"].iter().any(|op| is_op(n, op));
+    let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
+    let mut views: HashMap<String, String> = HashMap::new(); // output → input
     for node in &mut graph.node {
-        let (Some(x), Some(y)) = (node.input.first(), node.output.first()) else { continue };
-        if !(is_op(node, "Reshape") || is_op(node, "Squeeze")) {
+        let (Some(x), Some(y)) = (node.input.first().cloned(), node.output.first().cloned()) else { continue };
+        if !is_view(node) {
             continue;
         }
-        if let (Some(&[1, c, h, w]), Some(&[1, n])) = (shapes.get(x).map(Vec::as_slice), shapes.get(y).map(Vec::as_slice))
-            && c * h * w == n
-        {
-            node.op_type = "Flatten".into();
-            node.attribute = vec![int_attribute("axis", 1)];
-            node.input.truncate(1);
+        views.insert(y.clone(), x);
+        let Some(&[1, n]) = shape(&y) else { continue };
+        let mut at = &y;
+        while let Some(before) = views.get(at) {
+            at = before;
+            if matches!(shape(at), Some(&[1, c, h, w]) if c * h * w == n) {
+                *node = make_node("Flatten", &[at], &y, vec![int_attribute("axis", 1)]);
+                break;
+            }
+        }
+    }
+    remove_unread(graph);
+}
+
+/// Nodes whose outputs nothing reads any more.
+fn remove_unread(graph: &mut GraphProto) {
+    loop {
+        let (used, before) = (use_counts(graph), graph.node.len());
+        graph.node.retain(|n| outputs(n).any(|o| used.contains_key(o)));
+        if graph.node.len() == before {
+            return;
         }
     }
 }
@@ -124,9 +142,16 @@ fn merge_pads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
             let whole = attr(n, "auto_pad").is_none_or(|a| a.s.is_empty() || a.s == b"NOTSET");
             n.input[0] == node.output[0]
                 && whole
-                && (is_op(n, "Conv") && n.input.iter().skip(1).all(|i| *i != node.output[0])
+                && (is_op(n, "AveragePool") && attr_ints(n, "pads").iter().all(|&p| p == 0) && attr_int(n, "ceil_mode", 0) == 0
+                    || is_op(n, "Conv") && n.input.iter().skip(1).all(|i| *i != node.output[0])
                     || is_op(n, "MaxPool") && positive && inside && n.output.len() == 1)
         };
+        if pads == [0; 4] {
+            graph.node.iter_mut().flat_map(|n| &mut n.input).filter(|n| **n == node.output[0]).for_each(|n| *n = source.clone());
+            at -= 1;
+            graph.node.remove(at);
+            continue;
+        }
         if readers.is_empty() || shapes.get(&source).map(Vec::len) != Some(4) || !readers.iter().all(|&i| takes(&graph.node[i])) {
             continue;
         }
@@ -135,6 +160,10 @@ fn merge_pads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
             let own = attr_ints(reader, "pads").to_vec();
             let sum: Vec<i64> = (0..4).map(|i| pads[i] + own.get(i).copied().unwrap_or(0)).collect();
             set_ints(reader, "pads", &sum);
+            if reader.op_type == "AveragePool" {
+                reader.attribute.retain(|a| a.name != "count_include_pad");
+                reader.attribute.push(int_attribute("count_include_pad", 1));
+            }
             reader.input[0] = source.clone();
         }
         at -= 1;
@@ -163,15 +192,20 @@ fn zero_padding(node: &NodeProto, constants: &HashMap<String, TensorProto>) -> O
 /// so that the network stays integer around it. Its weights are exact in int8.
 fn scalings_to_convs(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
     let mut names = all_names(graph);
-    let graph_inputs: HashSet<String> = graph.input.iter().map(|i| i.name.clone()).collect();
+    // What happens to the input before its first layer.
+    let mut prologue: HashSet<String> = graph.input.iter().map(|i| i.name.clone()).collect();
     let results: HashSet<String> = graph.output.iter().map(|o| o.name.clone()).collect();
     for at in 0..graph.node.len() {
         let node = graph.node[at].clone();
         let Some(Ok((Scaling { scale, offset }, x))) = scaling_of(graph, &node, 15) else { continue };
         let Some(&[_, c, _, _]) = shapes.get(&x).map(Vec::as_slice) else { continue };
         // Normalization of the input itself stays float, before the first quantization.
+        if prologue.contains(&x) {
+            prologue.insert(node.output[0].clone());
+            continue;
+        }
         let fits = scale.len() == c || scale.len() == 1;
-        if graph_inputs.contains(&x) || results.contains(&node.output[0]) || !fits || shapes.get(&node.output[0]) != shapes.get(&x) {
+        if results.contains(&node.output[0]) || !fits || shapes.get(&node.output[0]) != shapes.get(&x) {
             continue;
         }
         let spread = |v: &[f64]| (0..c).map(|i| v[if v.len() == 1 { 0 } else { i }] as f32).collect::<Vec<f32>>();
