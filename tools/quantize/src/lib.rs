@@ -4,11 +4,14 @@
 //! [`simplify`] brings exporters' many forms to one, [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
 //! [`recipe`] says what can be chosen, [`equalize`] balances channels, [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
 //! [`qdq`] writes them down, [`report`] measures what was lost and [`html`] draws it.
+//! [`eval`] measures accuracy on labelled pictures ([`dataset`]), [`sensitivity`] what each layer costs, [`pipeline`] joins them.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod data;
+pub mod dataset;
 pub mod equalize;
+pub mod eval;
 pub mod float;
 pub mod fold;
 pub mod html;

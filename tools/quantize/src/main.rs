@@ -10,7 +10,9 @@ use edge_quantize::pipeline::{self, Options, Recipe, quantize};
 use edge_quantize::plan::Residual;
 use edge_quantize::scheme::{ActivationType, WeightRange};
 use edge_quantize::sensitivity::{choose_float, sensitivity};
-use edge_quantize::{Error, Result, fold, html, input};
+use edge_infer::model::Model;
+use edge_quantize::eval::Evaluation;
+use edge_quantize::{Error, Result, dataset, fold, html, input};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message;
 use std::io::IsTerminal;
@@ -55,6 +57,42 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Accuracy on labelled pictures, of one model or of an int8 model beside its float one.
+    Eval(EvalArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  edge-quantize eval r50q.onnx imagenet/val --float r50.onnx --state eval.jsonl
+  edge-quantize eval r18q.onnx test/ --labels classes.txt --json
+
+A class comes from --labels, from a folder named as one of the model's labels, or from the folder's place in sorted order,
+if there are as many folders as classes (ImageNet's val/n01440764/*.JPEG).")]
+struct EvalArgs {
+    /// Model, usually int8.
+    model: PathBuf,
+    /// Folders of pictures.
+    #[arg(required = true, value_name = "DATASET")]
+    dataset: Vec<PathBuf>,
+    /// Float model to compare with.
+    #[arg(long, value_name = "MODEL")]
+    float: Option<PathBuf>,
+    /// Lines `file-or-folder number`, or one class name a line.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Use this many pictures, evenly spaced.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    images: Option<u32>,
+    /// Keeps results, so that the same command goes on where it was cut off.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Pictures at a time [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    jobs: Option<u32>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -220,6 +258,59 @@ fn print(json: bool, report: &impl serde::Serialize, text: impl std::fmt::Displa
     let _ = writeln!(std::io::stdout(), "{text}"); // a closed pipe is the reader's choice
 }
 
+/// A bar with the estimated time, on a terminal.
+fn progress(stage: &'static str, count: usize) -> Box<dyn Fn() + Sync> {
+    let terminal = std::io::stderr().is_terminal();
+    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(stage);
+    if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    Box::new(move || bar.inc(1))
+}
+
+fn run_eval(args: &EvalArgs) -> Result<()> {
+    let options = edge_infer::model::LoadOptions { threads: 1, ..Default::default() };
+    let model = Model::load(&args.model, &options)?;
+    let float = args.float.as_ref().map(|f| Model::load(f, &options)).transpose()?;
+    if let Some(f) = float.as_ref().filter(|f| f.output_len() != model.output_len() || f.input_shape() != model.input_shape()) {
+        return Err(usage(format!(
+            "{:?} → {} and {:?} → {} cannot be compared",
+            f.input_shape(),
+            f.output_len(),
+            model.input_shape(),
+            model.output_len()
+        )));
+    }
+    let sides = || std::iter::once(&model).chain(&float);
+    let preprocess = sides().find_map(|m| m.metadata().preprocess.clone()).ok_or_else(|| {
+        usage("neither model says how pictures are prepared; quantize with --size, --resize, --mean and --std")
+    })?;
+    let names = sides().map(|m| &m.metadata().labels).find(|l| !l.is_empty()).cloned().unwrap_or_default();
+    let mut pictures = dataset::collect(&args.dataset, args.labels.as_deref(), &names, model.output_len())?;
+    if let Some(n) = args.images {
+        let (all, n) = (pictures.len(), n as usize);
+        let mut i = 0;
+        pictures.retain(|_| {
+            i += 1;
+            i * n / all > (i - 1) * n / all || n >= all
+        });
+    }
+    drop((model, float));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let evaluation = Evaluation {
+        model: &args.model,
+        float: args.float.as_deref(),
+        preprocess,
+        pictures: &pictures,
+        state: args.state.as_deref(),
+        jobs: args.jobs.map_or(cores, |j| j as usize),
+    };
+    let report = evaluation.run(&progress("evaluating", pictures.len()))?;
+    print(args.json, &report, &report);
+    Ok(())
+}
+
 fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     let mut model = input::load(&args.model)?;
     let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
@@ -258,15 +349,6 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
         let text = serde_json::to_string(&labels).map_err(|e| usage(e.to_string()))?;
         onnx::set_metadata(&mut model, LABELS_KEY, text);
     }
-    let terminal = std::io::stderr().is_terminal();
-    let progress = |stage: &'static str, count: usize| -> Box<dyn Fn() + Sync> {
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(stage);
-        if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {eta}") {
-            bar.set_style(style);
-        }
-        Box::new(move || bar.inc(1))
-    };
     let mut options = args.recipe.options();
     options = Options {
         calibrator: args.calibrator.unwrap_or(options.calibrator),
@@ -314,6 +396,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on wrong usage
     let result = match (&cli.command, &cli.quantize) {
         (Some(Command::Fold { model, output, json }), _) => run_fold(model, output, *json),
+        (Some(Command::Eval(args)), _) => run_eval(args),
         (None, Some(args)) => run_quantize(args),
         (None, None) => Err(usage("a model is needed; see --help")),
     };

@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 
 /// Operators whose result is about as large as their operands: a broken file cannot make them take much memory.
 const FOLDED: &[&str] = &[
-    "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Cast", "Concat", "Gather", "Neg", "Sqrt", "Reciprocal", "Relu",
+    "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Cast", "Concat", "Gather", "Neg", "Sqrt", "Reciprocal", "Relu", "Shape",
 ];
 
 /// Elementwise operators, folded where one operand is a single value or both have the same dimensions.
@@ -28,7 +28,12 @@ pub fn fold(model: &mut ModelProto) -> Result<()> {
             let d: Vec<_> = inputs(node).map(dims).collect();
             d.len() == 2 && d.iter().all(Option::is_some) && (d[0] == d[1] || d.iter().flatten().any(|d| d.iter().product::<i64>() == 1))
         };
-        let known = is_default_domain(&node.domain) && (FOLDED.contains(&op) || (ELEMENTWISE.contains(&op) && alike()));
+        // Named sizes are bounded before anything is allocated.
+        let small = || {
+            let shape = node.input.get(1).and_then(|n| graph.initializer.iter().find(|t| t.name == *n)).and_then(|t| i64_data(t).ok());
+            shape.is_some_and(|s| s.iter().try_fold(1i64, |n, &d| n.checked_mul(d.max(1))).is_some_and(|n| n <= 1 << 20))
+        };
+        let known = is_default_domain(&node.domain) && (op == "Expand" && small() || FOLDED.contains(&op) || (ELEMENTWISE.contains(&op) && alike()));
         let free = node.output.len() == 1 && outputs(node).all(|o| !captured.contains(o) && !results.contains(o));
         if known && free && inputs(node).next().is_some() && inputs(node).all(|n| constant.contains(n)) {
             constant.extend(outputs(node));

@@ -59,6 +59,10 @@ fn casts_to_identities(graph: &mut GraphProto) {
             "DequantizeLinear" => false,
             _ => node.input.first().is_some_and(|n| whole.contains(n)),
         };
+        if node.op_type == "CastLike" && inputs(node).all(|n| !whole.contains(n)) {
+            node.op_type = "Identity".into();
+            node.input.truncate(1);
+        }
         if makes_integers {
             whole.extend(outputs(node).map(String::from));
         } else if node.op_type == "Cast" && node.input.first().is_some_and(|n| !whole.contains(n)) {
