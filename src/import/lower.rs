@@ -126,7 +126,6 @@ pub fn lower(model: &ModelProto) -> Result<Lowered> {
         l.values.insert(&t.name, Value::Constant(t));
     }
     for (index, node) in graph.node.iter().enumerate() {
-        check_geometry(node)?;
         match l.visit(node)? {
             Ok(Some(value)) => {
                 l.values.insert(&node.output[0], value);
@@ -926,19 +925,6 @@ fn int_data(t: &TensorProto) -> Result<Option<(DataType, Vec<i32>)>> {
         return Err(Error::tensor(&t.name, "its data does not fill its dimensions"));
     }
     Ok(Some((dtype, values)))
-}
-
-/// Refuses windows far beyond any network's: a broken file's would take memory and time without bound, here or in tract.
-fn check_geometry(node: &NodeProto) -> Result<()> {
-    if !["Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "QLinearAveragePool"].contains(&node.op_type.as_str()) {
-        return Ok(());
-    }
-    for (name, range) in [("kernel_shape", 1..=4096), ("strides", 1..=4096), ("dilations", 1..=4096), ("pads", 0..=64)] {
-        if let Some(v) = attr_ints(node, name).iter().find(|v| !range.contains(*v)) {
-            return Err(node_error(node, format!("{name} holds {v}; {} to {} is supported", range.start(), range.end())));
-        }
-    }
-    Ok(())
 }
 
 fn groups(node: &NodeProto, weights: &Weights, twice: bool) -> Match<usize> {

@@ -10,7 +10,7 @@ use crate::plan::{self, Plan};
 use crate::qdq::{self, Written};
 use crate::report::{Report, TensorReport, evaluate};
 use crate::scheme::Affine;
-use crate::simplify::shaped;
+use crate::simplify::{clean, shaped};
 use crate::{Error, Result, fold};
 use prost::Message;
 use std::collections::HashMap;
@@ -58,6 +58,9 @@ pub struct Measured {
 pub fn prepare(model: &ModelProto, shape: &[usize], options: &Options) -> Result<Prepared> {
     let mut model = model.clone();
     let fold = fold::fold(&mut model)?;
+    // A symbolic size would be lost on whoever runs the file: ranges and paddings belong to this one.
+    let (input, _) = onnx::data_input(onnx::graph(&model)?)?;
+    clean::fix_size(onnx::graph_mut(&mut model)?, &input, shape);
     let shapes = float::shapes(&model, shape)?;
     let graph = onnx::graph_mut(&mut model)?;
     shaped::apply(graph, &shapes)?;

@@ -120,3 +120,13 @@ pub fn free_batch(graph: &mut GraphProto) {
         }
     }
 }
+
+/// Writes height, width and channels into the data input; the batch stays as it is.
+pub fn fix_size(graph: &mut GraphProto, name: &str, shape: &[usize]) {
+    let Some(input) = graph.input.iter_mut().find(|i| i.name == name) else { return };
+    if let Some(Type::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        for (dim, &size) in t.shape.get_or_insert_default().dim.iter_mut().zip(shape).skip(1) {
+            dim.value = Some(Dim::DimValue(size as i64));
+        }
+    }
+}

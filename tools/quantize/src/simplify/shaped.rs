@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 /// All of them. Tensors keep their names and shapes, so that `shapes` stays true.
 pub fn apply(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
     flatten(graph, shapes);
+    pointwise_heads(graph, shapes)?;
     explicit_pads(graph, shapes)?;
     merge_pads(graph, shapes)?;
     for node in graph.node.iter_mut().filter(|n| is_op(n, "GlobalMaxPool")) {
@@ -64,6 +65,37 @@ fn remove_unread(graph: &mut GraphProto) {
             return;
         }
     }
+}
+
+/// A 1×1 Conv of [1, C, 1, 1] that is flattened is a Gemm, whose result need not be rounded.
+fn pointwise_heads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
+    let used = use_counts(graph);
+    let mut names = all_names(graph);
+    for at in 0..graph.node.len() {
+        let flat = graph.node[at].clone();
+        let Some(conv_at) = graph.node[..at].iter().position(|n| is_op(n, "Conv") && is_op(&flat, "Flatten") && n.output[0] == flat.input[0])
+        else {
+            continue;
+        };
+        let conv = graph.node[conv_at].clone();
+        let plain = attr_int(&conv, "group", 1) == 1 && attr_ints(&conv, "pads").iter().all(|&p| p == 0);
+        let weight = graph.initializer.iter().find(|t| t.name == conv.input[1] && t.data_type == 1);
+        let (Some(&[1, c, 1, 1]), Some(weight)) = (shapes.get(&conv.input[0]).map(Vec::as_slice), weight) else { continue };
+        let [o, i, 1, 1] = tensor_dims(weight)?[..] else { continue };
+        if !plain || i != c || used.get(&conv.output[0]) != Some(&1) {
+            continue;
+        }
+        let rows = fresh_name(&mut names, &format!("{}.rows", weight.name));
+        let vector = fresh_name(&mut names, &format!("{}.vector", conv.input[0]));
+        let matrix = f32_tensor(&rows, &[o, i], &f32_data(weight)?);
+        graph.initializer.push(matrix);
+        let mut gemm = make_node("Gemm", &[&vector, &rows], &flat.output[0], vec![int_attribute("transB", 1)]);
+        gemm.input.extend(conv.input.get(2).cloned());
+        gemm.name = if conv.name.is_empty() { gemm.name } else { conv.name };
+        graph.node[conv_at] = make_node("Flatten", &[&conv.input[0]], &vector, vec![int_attribute("axis", 1)]);
+        graph.node[at] = gemm;
+    }
+    Ok(())
 }
 
 /// Kernel height and width of a Conv or pool.
