@@ -61,9 +61,9 @@ pub fn prepare(model: &ModelProto, shape: &[usize], options: &Options) -> Result
     // A symbolic size would be lost on whoever runs the file: ranges and paddings belong to this one.
     let (input, _) = onnx::data_input(onnx::graph(&model)?)?;
     clean::fix_size(onnx::graph_mut(&mut model)?, &input, shape);
-    let shapes = float::shapes(&model, shape)?;
+    let mut shapes = float::shapes(&model, shape)?;
     let graph = onnx::graph_mut(&mut model)?;
-    shaped::apply(graph, &shapes)?;
+    shaped::apply(graph, &mut shapes)?;
     plan::canonicalize_heads(graph, &shapes)?;
     let equalized = if options.equalize { equalize(graph)? } else { 0 };
     onnx::validate(&model)?;

@@ -6,8 +6,8 @@ use crate::onnx::*;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 
-/// All of them. Tensors keep their names and shapes, so that `shapes` stays true.
-pub fn apply(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
+/// All of them. Tensors keep their names and shapes; those of new ones are added.
+pub fn apply(graph: &mut GraphProto, shapes: &mut Shapes) -> Result<()> {
     flatten(graph, shapes);
     pointwise_heads(graph, shapes)?;
     explicit_pads(graph, shapes)?;
@@ -68,7 +68,7 @@ fn remove_unread(graph: &mut GraphProto) {
 }
 
 /// A 1×1 Conv of [1, C, 1, 1] that is flattened is a Gemm, whose result need not be rounded.
-fn pointwise_heads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
+fn pointwise_heads(graph: &mut GraphProto, shapes: &mut Shapes) -> Result<()> {
     let used = use_counts(graph);
     let mut names = all_names(graph);
     for at in 0..graph.node.len() {
@@ -90,6 +90,7 @@ fn pointwise_heads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
         let matrix = f32_tensor(&rows, &[o, i], &f32_data(weight)?);
         graph.initializer.push(matrix);
         let mut gemm = make_node("Gemm", &[&vector, &rows], &flat.output[0], vec![int_attribute("transB", 1)]);
+        shapes.insert(vector.clone(), vec![1, c]);
         gemm.input.extend(conv.input.get(2).cloned());
         gemm.name = if conv.name.is_empty() { gemm.name } else { conv.name };
         graph.node[conv_at] = make_node("Flatten", &[&conv.input[0]], &vector, vec![int_attribute("axis", 1)]);
