@@ -23,17 +23,18 @@ def prepare(pictures, size):
     return ((x / 255 - MEAN) / STD).repeat(1, 3, 1, 1).to(memory_format=torch.channels_last)
 
 
-def build(arch, width, classes=10):
-    """`resnet18` and the like from torchvision; with --width a thin copy for tests (64 is torchvision's own)."""
+def build(arch, width, groups=1, per_group=64, classes=10):
+    """`resnet18` and the like from torchvision; with --width a thin copy (64 is torchvision's own).
+    `resnext26` is the bottleneck network of two blocks per stage; --groups and --width-per-group as torchvision means them."""
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-    layers = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3]}
-    block = Bottleneck if arch == "resnet50" else BasicBlock
-    if width == 64:
+    layers = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3], "resnext26": [2, 2, 2, 2]}
+    block = BasicBlock if arch in ("resnet18", "resnet34") else Bottleneck
+    if width == 64 and groups == 1 and arch != "resnext26":
         return torchvision.models.get_model(arch, num_classes=classes)
     net = ResNet.__new__(ResNet)
     torch.nn.Module.__init__(net)
-    net._norm_layer, net.dilation, net.groups, net.base_width, net.inplanes = torch.nn.BatchNorm2d, 1, 1, 64, width
+    net._norm_layer, net.dilation, net.groups, net.base_width, net.inplanes = torch.nn.BatchNorm2d, 1, groups, per_group, width
     net.conv1 = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False)
     net.bn1, net.relu, net.maxpool = torch.nn.BatchNorm2d(width), torch.nn.ReLU(True), torch.nn.MaxPool2d(3, 2, 1)
     for i, n in enumerate(layers[arch]):
@@ -69,8 +70,11 @@ def accuracy(net, x, y, size, count):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--arch", default="resnet18", choices=["resnet18", "resnet34", "resnet50"])
+    p.add_argument("--arch", default="resnet18", choices=["resnet18", "resnet34", "resnet50", "resnext26"])
     p.add_argument("--width", type=int, default=64, help="channels of the first layer")
+    p.add_argument("--groups", type=int, default=1, help="groups of the 3x3 convolutions (bottleneck networks)")
+    p.add_argument("--width-per-group", type=int, default=64)
+    p.add_argument("--threads", type=int, default=0, help="0: all cores")
     p.add_argument("--stages", nargs="+", required=True, metavar="PIXELS:PICTURES:RATE")
     p.add_argument("--init", help="start from a file this script wrote")
     p.add_argument("--size", type=int, default=224, help="pixels of the exported input")
@@ -83,7 +87,9 @@ def main():
     tx = torch.from_numpy(idx("t10k-images-idx3", 16)).view(-1, 1, 28, 28)
     ty = torch.from_numpy(idx("t10k-labels-idx1", 8)).long()
     torch.manual_seed(a.seed)
-    net = build(a.arch, a.width)
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    net = build(a.arch, a.width, a.groups, a.width_per_group)
     if a.init:
         load_onnx(net, a.init)
     net = net.to(memory_format=torch.channels_last)

@@ -69,8 +69,8 @@ struct ConstQuant<'a> {
 
 #[derive(Clone)]
 enum Base {
-    Conv { x: TensorId, weights: Arc<Weights>, window: Window, groups: usize },
-    Gemm { x: TensorId, weights: Arc<Weights> },
+    Conv { x: TensorId, weights: Arc<Weights>, window: Window, groups: usize, twice: bool },
+    Gemm { x: TensorId, weights: Arc<Weights>, twice: bool },
     MaxPool { x: TensorId, window: Window },
     AveragePool { x: TensorId, window: Option<Window>, count_include_pad: bool },
     Add { a: TensorId, b: TensorId },
@@ -98,6 +98,9 @@ enum Value<'a> {
 /// Scales and, where given, the integer type with its zero points.
 type ScaleAndZeroPoint = (Vec<f32>, Option<(DataType, Vec<i32>)>);
 
+/// Weights, the dimensions they have in the file, and whether they are written as the sum of two (see [`Lowering::emit`]).
+type Stored = (Weights, Vec<usize>, bool);
+
 /// An operation or the reason why it stays with tract.
 type Match<T> = std::result::Result<T, String>;
 
@@ -123,7 +126,6 @@ pub fn lower(model: &ModelProto) -> Result<Lowered> {
         l.values.insert(&t.name, Value::Constant(t));
     }
     for (index, node) in graph.node.iter().enumerate() {
-        check_geometry(node)?;
         match l.visit(node)? {
             Ok(Some(value)) => {
                 l.values.insert(&node.output[0], value);
@@ -370,14 +372,14 @@ impl<'a> Lowering<'a> {
         rank: usize,
         out_axis: usize,
         bias: usize,
-    ) -> Result<Match<(Weights, Vec<usize>)>> {
+    ) -> Result<Match<Stored>> {
         let (scale, zero_point) = match self.params(node, i + 1)? {
             Ok(p) => p,
             Err(why) => return Ok(Err(why)),
         };
         let Some(tensor) = self.constant(node, i) else { return Ok(Err("its weights are computed".into())) };
         let zero_point = zero_point.map_or(vec![0; scale.len()], |(_, z)| z);
-        let (mut weights, dims) =
+        let (mut weights, dims, twice) =
             match Self::constant_weights(&ConstQuant { tensor, scale, zero_point, axis: out_axis as i64 }, rank, out_axis) {
                 Ok(w) => w,
                 Err(why) => return Ok(Err(why)),
@@ -388,7 +390,7 @@ impl<'a> Lowering<'a> {
                 _ => return Ok(Err("its bias is not one int32 constant per channel".into())),
             }
         }
-        Ok(Ok((weights, dims)))
+        Ok(Ok((weights, dims, twice)))
     }
 
     fn integer_op(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
@@ -404,12 +406,12 @@ impl<'a> Lowering<'a> {
         let (pending, quant_at) = match node.op_type.as_str() {
             "QLinearConv" => {
                 let x = need!(self.integer(node, 0)?);
-                let (weights, dims) = need!(self.integer_weights(node, 3, 4, 0, 8)?);
+                let (weights, dims, twice) = need!(self.integer_weights(node, 3, 4, 0, 8)?);
                 if flat(self, x) {
                     return Ok(Err("input 0 is a vector".into()));
                 }
-                let (window, groups) = (need!(window(node, Some([dims[2], dims[3]]))), need!(groups(node, &weights)));
-                (self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }), 6)
+                let (window, groups) = (need!(window(node, Some([dims[2], dims[3]]))), need!(groups(node, &weights, twice)));
+                (self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups, twice }), 6)
             }
             "QLinearMatMul" | "QGemm" => {
                 let x = need!(self.integer(node, 0)?);
@@ -418,8 +420,8 @@ impl<'a> Lowering<'a> {
                 }
                 let gemm = node.op_type == "QGemm";
                 let out_axis = if gemm && attr_int(node, "transB", 0) != 0 { 0 } else { 1 };
-                let (weights, _) = need!(self.integer_weights(node, 3, 2, out_axis, if gemm { 6 } else { usize::MAX })?);
-                let p = Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights) }) };
+                let (weights, _, twice) = need!(self.integer_weights(node, 3, 2, out_axis, if gemm { 6 } else { usize::MAX })?);
+                let p = Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights), twice }) };
                 if gemm && node.input.get(7).is_none_or(|s| s.is_empty()) {
                     return Ok(Ok(Some(Value::Pending(p)))); // its result is float
                 }
@@ -464,7 +466,7 @@ impl<'a> Lowering<'a> {
     // ---- operators ----
 
     /// Weights of an operator in QDQ form.
-    fn weights(&self, node: &NodeProto, rank: usize, out_axis: usize) -> Match<(Weights, Vec<usize>)> {
+    fn weights(&self, node: &NodeProto, rank: usize, out_axis: usize) -> Match<Stored> {
         match self.value(node, 1) {
             Some(Value::DequantizedConstant(w)) => Self::constant_weights(w, rank, out_axis),
             _ => Err("its weights are not a quantized constant".into()),
@@ -472,7 +474,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Weights with `out_axis` as output channels: `[out, …]` signed bytes, and one scale each.
-    fn constant_weights(w: &ConstQuant<'_>, rank: usize, out_axis: usize) -> Match<(Weights, Vec<usize>)> {
+    fn constant_weights(w: &ConstQuant<'_>, rank: usize, out_axis: usize) -> Match<Stored> {
         let dims = tensor_dims(w.tensor).map_err(|e| e.to_string())?;
         let (dtype, values) = int_data(w.tensor).map_err(|e| e.to_string())?.ok_or("its weights are not integers")?;
         if dims.len() != rank || dims.contains(&0) {
@@ -483,23 +485,30 @@ impl<'a> Lowering<'a> {
         if w.scale.len() != 1 && (axis != out_axis as i64 || w.scale.len() != out) {
             return Err(format!("its weights are quantized along axis {axis}, not per output channel"));
         }
-        let offset = match dtype {
-            DataType::Int8 => 0,
-            DataType::Uint8 => 128,
-            _ => return Err("its weights are not 8-bit".into()),
-        };
-        if w.zero_point.iter().any(|&z| z != offset) {
-            return Err("its weights are not symmetric".into());
+        if !matches!(dtype, DataType::Int8 | DataType::Uint8) || ![1, out].contains(&w.zero_point.len()) {
+            return Err("its weights are not 8-bit, or their zero points do not match".into());
         }
         let per_out = values.len() / out;
-        let byte = |v: i32| (v - offset) as i8;
-        let data = if out_axis == 0 {
-            values.iter().map(|&v| byte(v)).collect()
-        } else {
-            (0..out).flat_map(|o| (0..per_out).map(move |k| (o, k))).map(|(o, k)| byte(values[k * out + o])).collect()
+        // Distances from the zero point, output channels outermost.
+        let at = |o: usize, k: usize| values[if out_axis == 0 { o * per_out + k } else { k * out + o }];
+        let zero = |o: usize| w.zero_point[if w.zero_point.len() == 1 { 0 } else { o }];
+        let distances = || (0..out).flat_map(|o| (0..per_out).map(move |k| (o, k))).map(|(o, k)| at(o, k) - zero(o));
+        let byte = |d: i32| i8::try_from(d).ok();
+        let (data, twice) = match distances().map(byte).collect::<Option<Vec<i8>>>() {
+            Some(data) => (data, false),
+            // Asymmetric weights need nine bits: the sum of two signed bytes, each multiplied with the same input.
+            None if distances().all(|d| d.abs() <= 254) => {
+                let rows = (0..out).flat_map(|o| {
+                    let half = move |k: usize| (at(o, k) - zero(o)) / 2;
+                    (0..per_out).map(half).chain((0..per_out).map(move |k| at(o, k) - zero(o) - half(k)))
+                });
+                (rows.map(|d| d as i8).collect(), true)
+            }
+            None => return Err("its weights reach 255 steps from their zero point; quantize them symmetrically".into()),
         };
+        let per_out = data.len() / out;
         let scale = if w.scale.len() == 1 { vec![w.scale[0]; out] } else { w.scale.clone() };
-        Ok((Weights { data, out, per_out, scale, bias: vec![0; out] }, dims))
+        Ok((Weights { data, out, per_out, scale, bias: vec![0; out] }, dims, twice))
     }
 
     /// Bias as integers at scale `x · w`. A float bias, or one at another scale, is rounded to it.
@@ -547,11 +556,11 @@ impl<'a> Lowering<'a> {
 
     fn conv(&self, node: &NodeProto) -> Match<Pending> {
         let x = self.picture(node, 0)?;
-        let (mut weights, dims) = self.weights(node, 4, 0)?;
+        let (mut weights, dims, twice) = self.weights(node, 4, 0)?;
         let window = window(node, Some([dims[2], dims[3]]))?;
         self.bias(node, 2, self.tensors[x].quant.scale, &mut weights)?;
-        let groups = groups(node, &weights)?;
-        Ok(self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }))
+        let groups = groups(node, &weights, twice)?;
+        Ok(self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups, twice }))
     }
 
     fn gemm(&self, node: &NodeProto) -> Match<Pending> {
@@ -562,9 +571,9 @@ impl<'a> Lowering<'a> {
         if attr_int(node, "transA", 0) != 0 || attr_float(node, "alpha", 1.0) != 1.0 || attr_float(node, "beta", 1.0) != 1.0 {
             return Err("transA, alpha or beta are set".into());
         }
-        let (mut weights, _) = self.weights(node, 2, if attr_int(node, "transB", 0) != 0 { 0 } else { 1 })?;
+        let (mut weights, _, twice) = self.weights(node, 2, if attr_int(node, "transB", 0) != 0 { 0 } else { 1 })?;
         self.bias(node, 2, self.tensors[x].quant.scale, &mut weights)?;
-        Ok(Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights) }) })
+        Ok(Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights), twice }) })
     }
 
     fn mat_mul(&self, node: &NodeProto) -> Match<Pending> {
@@ -572,8 +581,8 @@ impl<'a> Lowering<'a> {
         if !flat {
             return Err("its input is not known to be a vector".into());
         }
-        let (weights, _) = self.weights(node, 2, 1)?;
-        Ok(Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights) }) })
+        let (weights, _, twice) = self.weights(node, 2, 1)?;
+        Ok(Pending { flat: true, ..self.pending(node, Base::Gemm { x, weights: Arc::new(weights), twice }) })
     }
 
     fn pool(&self, node: &NodeProto, max: bool) -> Match<Pending> {
@@ -627,10 +636,10 @@ impl<'a> Lowering<'a> {
     /// MatMul + Add of a constant is a Gemm with bias.
     fn add_bias(&self, node: &NodeProto, p: &Pending, i: usize) -> Match<Pending> {
         match &p.base {
-            Base::Gemm { x, weights } if p.clamp == Clamp::default() && weights.bias.iter().all(|&b| b == 0) => {
+            Base::Gemm { x, weights, twice } if p.clamp == Clamp::default() && weights.bias.iter().all(|&b| b == 0) => {
                 let mut weights = Weights::clone(weights);
                 self.bias(node, i, self.tensors[*x].quant.scale, &mut weights)?;
-                Ok(Pending { base: Base::Gemm { x: *x, weights: Arc::new(weights) }, ..p.clone() })
+                Ok(Pending { base: Base::Gemm { x: *x, weights: Arc::new(weights), twice: *twice }, ..p.clone() })
             }
             _ => Err("an operand is not quantized".into()),
         }
@@ -724,6 +733,15 @@ impl<'a> Lowering<'a> {
         id
     }
 
+    /// `x` with its channels written twice, for weights that are the sum of two.
+    fn doubled(&mut self, x: TensorId, node: &str) -> TensorId {
+        let Tensor { name, quant, flat } = self.tensors[x].clone();
+        let id = self.new_tensor(&format!("{name}/twice"), quant, flat, self.level[x]);
+        self.nodes.push(Node { name: format!("{node}/twice"), op: Op::Concat, inputs: vec![x, x], output: Some(id) });
+        id
+    }
+
+    /// Adds the operation that makes `name`.
     fn emit(&mut self, p: Pending, name: &str, quant: QuantParams) -> TensorId {
         let mut xs = match &p.base {
             Base::Conv { x, .. } | Base::Gemm { x, .. } | Base::MaxPool { x, .. } | Base::AveragePool { x, .. } | Base::Same { x } => {
@@ -735,6 +753,9 @@ impl<'a> Lowering<'a> {
         xs.extend(p.residual);
         let level = xs.iter().map(|&t| self.level[t]).max().unwrap_or(0);
         let mut inputs: Vec<TensorId> = xs.iter().map(|&t| self.at_level(t, level)).collect();
+        if let Base::Conv { twice: true, .. } | Base::Gemm { twice: true, .. } = &p.base {
+            inputs[0] = self.doubled(inputs[0], &p.node);
+        }
         let clamp = p.clamp;
         let residual = p.residual.is_some();
         let op = match p.base {
@@ -769,6 +790,17 @@ impl<'a> Lowering<'a> {
     /// Keeps what the graph's outputs need: region nodes, and float nodes for tract.
     fn finish(mut self, model: &ModelProto, graph: &'a GraphProto) -> Result<Lowered> {
         let producer: HashMap<&str, usize> = graph.node.iter().enumerate().flat_map(|(i, n)| outputs(n).map(move |o| (o, i))).collect();
+        // Gemms whose result may leave as floats, and the inputs they need written twice.
+        let (mut logits, mut asymmetric) = (HashMap::new(), Vec::new());
+        for (&name, value) in &self.values {
+            if let Value::Pending(Pending { node, base: Base::Gemm { x, weights, twice }, clamp, .. }) = value {
+                logits.insert(name, Op::Gemm { weights: weights.clone(), clamp: *clamp, float_output: Some(name.to_owned()) });
+                if *twice {
+                    asymmetric.push((name, *x, node.clone()));
+                }
+            }
+        }
+        let doubled: HashMap<&str, TensorId> = asymmetric.into_iter().map(|(name, x, node)| (name, self.doubled(x, &node))).collect();
         let maker: HashMap<TensorId, usize> = self.nodes.iter().enumerate().filter_map(|(i, n)| Some((n.output?, i))).collect();
         let mut kept: HashSet<usize> = HashSet::new();
         let mut live = vec![false; self.nodes.len()];
@@ -793,10 +825,11 @@ impl<'a> Lowering<'a> {
                     ));
                     tensors.push(tensor);
                 }
-                Some(Value::Pending(Pending { node, base: Base::Gemm { x, weights }, clamp, .. })) if *clamp == Clamp::default() => {
-                    let op = Op::Gemm { weights: weights.clone(), clamp: *clamp, float_output: Some(name.clone()) };
-                    exits.push((self.level[*x], Node { name: node.clone(), op, inputs: vec![*x], output: None }));
-                    tensors.push(*x);
+                Some(Value::Pending(Pending { node, base: Base::Gemm { x, .. }, clamp, .. })) if *clamp == Clamp::default() => {
+                    let Some(op) = logits.remove(name.as_str()) else { continue };
+                    let x = doubled.get(name.as_str()).copied().unwrap_or(*x);
+                    exits.push((self.level[x], Node { name: node.clone(), op, inputs: vec![x], output: None }));
+                    tensors.push(x);
                 }
                 _ => {
                     if let Some(&index) = producer.get(name.as_str()) {
@@ -861,6 +894,13 @@ impl<'a> Lowering<'a> {
         rest.initializer = initializer;
         let rest =
             ModelProto { ir_version: model.ir_version, opset_import: model.opset_import.clone(), graph: Some(rest), ..Default::default() };
+        // Integers that only our kernels compute: tract has no such operator to fall back on.
+        if let Some(left) = fallbacks.iter().find(|f| INTEGER_OPS.iter().any(|(domain, op)| !domain.is_empty() && *op == f.op)) {
+            return Err(Error::UnsupportedModel(format!(
+                "node {} ({}) does not run in int8: {}; quantize the float model again, with edge-quantize or in QDQ format",
+                left.name, left.op, left.why
+            )));
+        }
         if regions.iter().flat_map(|r| r.sources()).any(str::is_empty) {
             return Err(Error::UnsupportedModel("a quantized tensor crosses regions without a DequantizeLinear".into()));
         }
@@ -887,21 +927,11 @@ fn int_data(t: &TensorProto) -> Result<Option<(DataType, Vec<i32>)>> {
     Ok(Some((dtype, values)))
 }
 
-/// Refuses windows far beyond any network's: a broken file's would take memory and time without bound, here or in tract.
-fn check_geometry(node: &NodeProto) -> Result<()> {
-    if !["Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "QLinearAveragePool"].contains(&node.op_type.as_str()) {
-        return Ok(());
-    }
-    for (name, range) in [("kernel_shape", 1..=4096), ("strides", 1..=4096), ("dilations", 1..=4096), ("pads", 0..=64)] {
-        if let Some(v) = attr_ints(node, name).iter().find(|v| !range.contains(*v)) {
-            return Err(node_error(node, format!("{name} holds {v}; {} to {} is supported", range.start(), range.end())));
-        }
-    }
-    Ok(())
-}
-
-fn groups(node: &NodeProto, weights: &Weights) -> Match<usize> {
+fn groups(node: &NodeProto, weights: &Weights, twice: bool) -> Match<usize> {
     let groups = usize::try_from(attr_int(node, "group", 1)).ok();
+    if twice && groups != Some(1) {
+        return Err("its weights are asymmetric and it has groups; quantize with symmetric weights (weight_type=QInt8)".into());
+    }
     groups.filter(|&g| g > 0 && weights.out.is_multiple_of(g)).ok_or_else(|| "its group attribute is wrong".into())
 }
 

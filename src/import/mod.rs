@@ -1,5 +1,6 @@
 //! From an ONNX file to something that runs: the only code that names tract.
 
+mod external;
 pub mod lower;
 pub mod onnx;
 mod region;

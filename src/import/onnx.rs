@@ -24,7 +24,12 @@ pub fn load(path: &Path) -> Result<ModelProto> {
     }
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    decode(&bytes)
+    let mut model = parse(&bytes)?;
+    drop(bytes);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    super::external::embed(&mut model, folder)?;
+    validate(&model)?;
+    Ok(model)
 }
 
 /// Decodes and validates a model.
@@ -32,10 +37,13 @@ pub fn decode(bytes: &[u8]) -> Result<ModelProto> {
     if bytes.len() as u64 > MAX_MODEL_BYTES {
         return Err(Error::InvalidModel(format!("more than {MAX_MODEL_BYTES} bytes")));
     }
-    let model =
-        ModelProto::decode(bytes).map_err(|e| Error::InvalidModel(format!("not an ONNX file, or truncated ({e}); export it again")))?;
+    let model = parse(bytes)?;
     validate(&model)?;
     Ok(model)
+}
+
+fn parse(bytes: &[u8]) -> Result<ModelProto> {
+    ModelProto::decode(bytes).map_err(|e| Error::InvalidModel(format!("not an ONNX file, or truncated ({e}); export it again")))
 }
 
 /// Writes bytes so that readers see the old file or the whole new one, never a part.
@@ -220,7 +228,7 @@ pub fn i64_data(t: &TensorProto) -> Result<Vec<i64>> {
 fn validate_tensor(t: &TensorProto) -> Result<()> {
     let fail = |reason: &str| Err(Error::tensor(&t.name, reason));
     if t.data_location == Some(DataLocation::External as i32) || !t.external_data.is_empty() {
-        return fail("its data is in another file; save the model with its data embedded");
+        return fail("its data is in another file, which is only read beside a model file");
     }
     if t.segment.is_some() {
         return fail("segmented tensors are not supported");
@@ -255,6 +263,37 @@ fn validate_tensor(t: &TensorProto) -> Result<()> {
     if finite { Ok(()) } else { fail("it holds NaN or infinity; the training probably diverged") }
 }
 
+/// Refuses windows far beyond any network's: a broken file's would take memory and time without bound, here or in tract.
+fn check_geometry(node: &NodeProto) -> Result<()> {
+    if !["Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "QLinearAveragePool"].contains(&node.op_type.as_str()) {
+        return Ok(());
+    }
+    for (name, range) in [("kernel_shape", 1..=4096), ("strides", 1..=4096), ("dilations", 1..=4096), ("pads", 0..=64)] {
+        if let Some(v) = attr_ints(node, name).iter().find(|v| !range.contains(*v)) {
+            return Err(node_error(node, format!("{name} holds {v}; {} to {} is supported", range.start(), range.end())));
+        }
+    }
+    Ok(())
+}
+
+/// Operators whose result's size is named by their integer operands.
+const SIZED: &[&str] = &["ConstantOfShape", "Expand", "Pad", "Range", "Reshape", "Resize", "Tile", "Upsample"];
+/// Most elements that such operands may ask for.
+const MAX_NAMED_ELEMENTS: i64 = 1 << 22;
+
+/// Refuses constant sizes far beyond any network's, for the same reason.
+fn check_sizes(node: &NodeProto, constants: &HashMap<&str, &TensorProto>) -> Result<()> {
+    for name in inputs(node).filter(|_| SIZED.contains(&node.op_type.as_str())) {
+        let Some(t) = constants.get(name).filter(|t| t.data_type == DataType::Int64 as i32) else { continue };
+        let sizes = i64_data(t)?;
+        let product = sizes.iter().try_fold(1i64, |n, &d| n.checked_mul(d.checked_abs()?.max(1))).filter(|&n| n <= MAX_NAMED_ELEMENTS);
+        if product.is_none() {
+            return Err(node_error(node, format!("`{name}` asks for sizes {sizes:?}; up to {MAX_NAMED_ELEMENTS} elements are supported")));
+        }
+    }
+    Ok(())
+}
+
 /// Checks what the later stages rely on: one definition per name, definitions before uses
 /// (which excludes cycles), whole and finite initializers, and known graph outputs.
 pub fn validate(model: &ModelProto) -> Result<()> {
@@ -279,8 +318,12 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         }
         defined.insert(&i.name); // an initializer may give an input its default
     }
+    let stored = graph.node.iter().filter(|n| is_op(n, "Constant")).filter_map(|n| Some((n.output.first()?.as_str(), attr(n, "value")?.t.as_ref()?)));
+    let constants: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name.as_str(), t)).chain(stored).collect();
     let produced: HashMap<&str, &NodeProto> = graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
     for node in &graph.node {
+        check_geometry(node)?;
+        check_sizes(node, &constants)?;
         for a in &node.attribute {
             a.t.iter().chain(&a.tensors).try_for_each(validate_tensor)?;
         }
@@ -291,6 +334,11 @@ pub fn validate(model: &ModelProto) -> Result<()> {
                 format!("its input `{name}` is computed nowhere")
             };
             return Err(node_error(node, reason));
+        }
+        // tract reads dimension 1 of a BatchNorm's input unchecked: constants, often vectors, must not get there.
+        let constant = |name: &String| constants.get(name.as_str()).is_some_and(|t| t.dims.len() < 2);
+        if is_op(node, "BatchNormalization") && node.input.first().is_some_and(constant) {
+            return Err(node_error(node, "its input is a constant vector, a tensor N×C… is needed"));
         }
         for name in outputs(node) {
             if !defined.insert(name) {

@@ -73,6 +73,14 @@ impl Inputs {
         }
     }
 
+    /// What one input is called: its file, and the byte offset within a file of tensors.
+    pub fn name(&self, index: usize) -> String {
+        match &self.items[index] {
+            Item::Picture(path) => path.display().to_string(),
+            Item::Row(_, path, offset) => format!("{} at byte {offset}", path.display()),
+        }
+    }
+
     /// One input, C×H×W values.
     pub fn load(&self, index: usize) -> Result<Vec<f32>> {
         let count: usize = self.shape.iter().product();

@@ -1,4 +1,4 @@
-//! Removes what inference does not need: constant nodes, identities, and BatchNorm after Conv.
+//! Makes BatchNorm, and other constant scaling of channels, a part of the Conv before it.
 //!
 //! BatchNorm (ONNX `BatchNormalization`): y = γ·(x − μ)/√(σ² + ε) + β per channel. After a Conv it is
 //! W' = W·k, b' = (b − μ)·k + β with k = γ/√(σ² + ε), computed in f64 and rounded to f32 once.
@@ -6,13 +6,15 @@
 use crate::onnx::*;
 use crate::{Error, Result};
 use serde::Serialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// What folding did.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FoldReport {
     /// BatchNorm nodes that became part of a Conv.
     pub folded: usize,
+    /// Other constant scalings of channels (Mul, Add, Sub, Div) that became part of a Conv.
+    pub affine: usize,
     /// BatchNorm nodes left in float, with the reason.
     pub kept: Vec<KeptBatchNorm>,
 }
@@ -26,96 +28,118 @@ pub struct KeptBatchNorm {
     pub reason: String,
 }
 
-/// Folds a validated model in place. The result computes the same function.
+/// Folds a validated, simplified model in place. The result computes the same function.
 pub fn fold(model: &mut ModelProto) -> Result<FoldReport> {
     let opset = opset(model);
-    // From IR version 4 on, initializers need not be graph inputs.
-    model.ir_version = model.ir_version.max(4);
     let graph = graph_mut(model)?;
-    if graph.name.is_empty() {
-        graph.name = "graph".into(); // required by the checker
-    }
-    let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
-    graph.input.retain(|i| !constants.contains(&i.name));
-    constants_to_initializers(graph)?;
-    remove_identities(graph);
-    let report = fold_batch_norms(graph, opset)?;
+    let report = fold_scalings(graph, opset)?;
     prune(graph);
     validate(model)?;
     Ok(report)
 }
 
-/// `Constant` nodes → initializers.
-fn constants_to_initializers(graph: &mut GraphProto) -> Result<()> {
-    let mut kept = Vec::with_capacity(graph.node.len());
-    for node in std::mem::take(&mut graph.node) {
-        let value = if is_op(&node, "Constant") && node.output.len() == 1 { constant_value(&node) } else { None };
-        match value {
-            Some(t) => graph.initializer.push(t),
-            None => kept.push(node),
-        }
+/// y = x·scale + offset, one value per channel or one for all.
+pub struct Scaling {
+    /// Factors.
+    pub scale: Vec<f64>,
+    /// Summands.
+    pub offset: Vec<f64>,
+}
+
+/// Why a node stays as it is, or what it does to which tensor.
+type Found = Result<(Scaling, String), String>;
+
+/// Constant scaling of channels done by a node: BatchNormalization, or Add, Sub, Mul, Div with a constant that has one
+/// value per channel. `None` for other nodes.
+pub fn scaling_of(graph: &GraphProto, node: &NodeProto, opset: i64) -> Option<Found> {
+    if is_op(node, "BatchNormalization") {
+        return Some(batch_norm(graph, node, opset));
     }
-    graph.node = kept;
-    Ok(())
-}
-
-fn constant_value(node: &NodeProto) -> Option<TensorProto> {
-    let name = node.output[0].as_str();
-    let a = node.attribute.first()?;
-    Some(match a.name.as_str() {
-        "value" => TensorProto { name: name.into(), ..a.t.clone()? },
-        "value_float" => f32_tensor(name, &[], &[a.f]),
-        "value_floats" => f32_tensor(name, &[a.floats.len()], &a.floats),
-        "value_int" => i64_tensor(name, &[], &[a.i]),
-        "value_ints" => i64_tensor(name, &[a.ints.len()], &a.ints),
+    if !["Add", "Sub", "Mul", "Div"].iter().any(|op| is_op(node, op)) || node.input.len() != 2 {
+        return None;
+    }
+    let constant = |i: usize| graph.initializer.iter().find(|t| t.name == node.input[i] && t.data_type == 1);
+    let (at, t) = match (constant(0), constant(1)) {
+        (None, Some(t)) => (1, t),
+        (Some(t), None) => (0, t),
         _ => return None,
-    })
+    };
+    let dims = tensor_dims(t).ok()?;
+    let per_channel = match dims[..] {
+        [c, 1, 1] | [1, c, 1, 1] => c,
+        _ if dims.iter().all(|&d| d == 1) => 1,
+        _ => return None,
+    };
+    let values: Vec<f64> = f32_data(t).ok()?.iter().map(|&v| f64::from(v)).collect();
+    let n = per_channel;
+    let (scale, offset) = match (node.op_type.as_str(), at) {
+        ("Add", _) => (vec![1.0; n], values),
+        ("Sub", 1) => (vec![1.0; n], values.iter().map(|v| -v).collect()),
+        ("Sub", _) => (vec![-1.0; n], values),
+        ("Mul", _) => (values, vec![0.0; n]),
+        ("Div", 1) => (values.iter().map(|v| 1.0 / v).collect(), vec![0.0; n]),
+        _ => return None,
+    };
+    Some(Ok((Scaling { scale, offset }, node.input[1 - at].clone())))
 }
 
-/// Readers of an `Identity` (or of an inference-time `Dropout` whose mask is unused) read its input instead.
-fn remove_identities(graph: &mut GraphProto) {
-    let mut pinned = captured_names(graph);
-    pinned.extend(graph.output.iter().map(|o| o.name.clone()));
+/// γ/√(σ² + ε) and β − μ·γ/√(σ² + ε).
+fn batch_norm(graph: &GraphProto, bn: &NodeProto, opset: i64) -> Found {
     let used = use_counts(graph);
-    let mut alias: HashMap<String, String> = HashMap::new();
-    graph.node.retain_mut(|node| {
-        for input in &mut node.input {
-            if let Some(source) = alias.get(input) {
-                *input = source.clone();
-            }
-        }
-        let transparent = is_op(node, "Identity")
-            // A third input could switch a Dropout to training.
-            || (is_op(node, "Dropout") && node.input.get(2).is_none_or(|s| s.is_empty()));
-        let only_output = outputs(node).skip(1).all(|o| !used.contains_key(o));
-        let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else {
-            return true;
+    if bn.input.len() != 5 || bn.input.iter().any(String::is_empty) || bn.output.first().is_none_or(|s| s.is_empty()) {
+        return Err("it does not have five inputs and an output".into());
+    }
+    if attr_int(bn, "training_mode", 0) != 0 {
+        return Err("it is in training mode; export the model after model.eval()".into());
+    }
+    // Up to opset 13, asking for the running statistics is what switches training mode on.
+    let extra: Vec<&str> = outputs(bn).skip(1).collect();
+    if !extra.is_empty() && (opset < 14 || extra.iter().any(|o| used.contains_key(*o))) {
+        return Err("its training outputs are requested; export the model after model.eval()".into());
+    }
+    let mut values: Vec<Vec<f64>> = Vec::new();
+    for name in &bn.input[1..] {
+        let Some(t) = graph.initializer.iter().find(|t| t.name == *name) else {
+            return Err(format!("its parameter `{name}` is computed"));
         };
-        if !transparent || !only_output || pinned.contains(output) || input.is_empty() {
-            return true;
-        }
-        alias.insert(output.clone(), input.clone());
-        false
-    });
+        let data = f32_data(t).map_err(|_| format!("its parameter `{name}` is not float32"))?;
+        values.push(data.into_iter().map(f64::from).collect());
+    }
+    let channels = values[0].len();
+    if values.iter().any(|v| v.len() != channels) {
+        return Err("its parameters differ in length".into());
+    }
+    let epsilon = f64::from(attr_float(bn, "epsilon", 1e-5));
+    let scale: Vec<f64> = (0..channels).map(|c| values[0][c] / (values[3][c] + epsilon).sqrt()).collect();
+    let offset = (0..channels).map(|c| values[1][c] - values[2][c] * scale[c]).collect();
+    Ok((Scaling { scale, offset }, bn.input[0].clone()))
 }
 
-fn fold_batch_norms(graph: &mut GraphProto, opset: i64) -> Result<FoldReport> {
+fn fold_scalings(graph: &mut GraphProto, opset: i64) -> Result<FoldReport> {
     let mut report = FoldReport::default();
     let mut names = all_names(graph);
     let mut index = 0;
     while index < graph.node.len() {
-        if !is_op(&graph.node[index], "BatchNormalization") {
+        let node = graph.node[index].clone();
+        let Some(found) = scaling_of(graph, &node, opset) else {
             index += 1;
             continue;
-        }
-        match fold_one(graph, index, opset, &mut names)? {
+        };
+        let batch_norm = is_op(&node, "BatchNormalization");
+        let done = match found {
+            Ok((scaling, x)) => fold_one(graph, index, &scaling, &x, &mut names)?,
+            Err(reason) => Err(reason),
+        };
+        match done {
             Ok(()) => {
                 graph.node.remove(index);
-                report.folded += 1;
+                report.folded += usize::from(batch_norm);
+                report.affine += usize::from(!batch_norm);
             }
             Err(reason) => {
-                let node = node_name(&graph.node[index]);
-                report.kept.push(KeptBatchNorm { node, reason });
+                if batch_norm {
+                    report.kept.push(KeptBatchNorm { node: node_name(&node), reason });
+                }
                 index += 1;
             }
         }
@@ -123,25 +147,20 @@ fn fold_batch_norms(graph: &mut GraphProto, opset: i64) -> Result<FoldReport> {
     Ok(report)
 }
 
-/// Folds the BatchNorm at `index` into its Conv, or says why it stays.
-fn fold_one(graph: &mut GraphProto, index: usize, opset: i64, names: &mut HashSet<String>) -> Result<Result<(), String>> {
-    let bn = graph.node[index].clone();
+/// Folds the scaling of `x` at `index` into the Conv that makes `x`, or says why it stays.
+fn fold_one(
+    graph: &mut GraphProto,
+    index: usize,
+    scaling: &Scaling,
+    x: &str,
+    names: &mut HashSet<String>,
+) -> Result<Result<(), String>> {
+    let node = graph.node[index].clone();
     let used = use_counts(graph);
     macro_rules! keep {
         ($($t:tt)*) => { return Ok(Err(format!($($t)*))) };
     }
-    if bn.input.len() != 5 || bn.input.iter().any(String::is_empty) || bn.output.first().is_none_or(|s| s.is_empty()) {
-        return Err(node_error(&bn, "five inputs and an output expected"));
-    }
-    if attr_int(&bn, "training_mode", 0) != 0 {
-        keep!("it is in training mode");
-    }
-    // Up to opset 13, asking for the running statistics is what switches training mode on.
-    let extra: Vec<&str> = outputs(&bn).skip(1).collect();
-    if !extra.is_empty() && (opset < 14 || extra.iter().any(|o| used.contains_key(*o))) {
-        keep!("its training outputs are requested");
-    }
-    let Some(conv_at) = graph.node.iter().position(|n| outputs(n).any(|o| o == bn.input[0])) else {
+    let Some(conv_at) = graph.node.iter().position(|n| outputs(n).any(|o| o == x)) else {
         keep!("it normalizes a graph input or constant");
     };
     let conv = &graph.node[conv_at];
@@ -153,18 +172,13 @@ fn fold_one(graph: &mut GraphProto, index: usize, opset: i64, names: &mut HashSe
     }
     let constant = |name: &str| graph.initializer.iter().find(|t| t.name == name);
     let Some(weight) = constant(&conv.input[1]) else { keep!("the weights of {} are computed", node_name(conv)) };
+    if weight.data_type != 1 {
+        keep!("the weights of {} are not float32", node_name(conv));
+    }
     let dims = tensor_dims(weight)?;
     let channels = dims.first().copied().unwrap_or(0);
-    let mut values = Vec::new();
-    for name in &bn.input[1..] {
-        let Some(t) = constant(name) else { keep!("its parameter `{name}` is computed") };
-        if t.data_type != weight.data_type || t.data_type != 1 {
-            keep!("its parameter `{name}` or the weights are not float32");
-        }
-        if tensor_dims(t)? != [channels] {
-            return Err(node_error(&bn, format!("its parameter `{name}` should have {channels} elements")));
-        }
-        values.push(f32_data(t)?);
+    if dims.len() != 4 || (scaling.scale.len() != channels && scaling.scale.len() != 1) {
+        return Err(node_error(&node, format!("it scales {} channels, its Conv makes {channels}", scaling.scale.len())));
     }
     let bias = match conv.input.get(2).filter(|s| !s.is_empty()) {
         None => vec![0.0; channels],
@@ -176,18 +190,16 @@ fn fold_one(graph: &mut GraphProto, index: usize, opset: i64, names: &mut HashSe
             None => keep!("the bias of {} is computed", node_name(conv)),
         },
     };
-    let epsilon = f64::from(attr_float(&bn, "epsilon", 1e-5));
     let mut weights = f32_data(weight)?;
     let mut new_bias = Vec::with_capacity(channels);
     let per_channel = weights.len().checked_div(channels).unwrap_or(0);
     for c in 0..channels {
-        let [gamma, beta, mean, variance] = [0, 1, 2, 3].map(|i| f64::from(values[i][c]));
-        let k = gamma / (variance + epsilon).sqrt();
-        let b = (f64::from(bias[c]) - mean) * k + beta;
+        let i = if scaling.scale.len() == 1 { 0 } else { c };
+        let (k, b) = (scaling.scale[i], f64::from(bias[c]) * scaling.scale[i] + scaling.offset[i]);
         let row = &mut weights[c * per_channel..(c + 1) * per_channel];
         row.iter_mut().for_each(|w| *w = (f64::from(*w) * k) as f32);
         if !k.is_finite() || !(b as f32).is_finite() || row.iter().any(|w| !w.is_finite()) {
-            return Err(node_error(&bn, format!("channel {c} folds to NaN or infinity: its variance is not usable")));
+            return Err(node_error(&node, format!("channel {c} folds to NaN or infinity: its variance is not usable")));
         }
         new_bias.push(b as f32);
     }
@@ -201,7 +213,7 @@ fn fold_one(graph: &mut GraphProto, index: usize, opset: i64, names: &mut HashSe
     let weight_name = name_for(&old[0], String::new());
     let base = weight_name.strip_suffix(".weight").unwrap_or(&weight_name).to_string();
     let bias_name = name_for(&old[1], format!("{base}.bias"));
-    let output = bn.output[0].clone();
+    let output = node.output[0].clone();
     graph.initializer.retain(|t| t.name != weight_name && t.name != bias_name);
     graph.initializer.push(f32_tensor(&weight_name, &dims, &weights));
     graph.initializer.push(f32_tensor(&bias_name, &[channels], &new_bias));

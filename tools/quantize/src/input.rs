@@ -1,11 +1,11 @@
 //! Float models as they arrive: reading, and what this program asks of one beyond ONNX's own rules.
 
-use crate::onnx::{self, ModelProto, node_error, opset};
-use crate::{Error, Result};
+use crate::onnx::{self, ModelProto, node_error};
+use crate::{Error, Result, opset, simplify};
 use std::path::Path;
 
 /// Operator sets that are read.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 11..=21;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 9..=24;
 
 /// Operators that are rewritten, and so must have the input and output every one of them has.
 const TAKES_DATA: &[&str] = &[
@@ -30,25 +30,34 @@ const TAKES_DATA: &[&str] = &[
     "Unsqueeze",
 ];
 
-/// Reads a model file and checks it.
+/// Reads a model file, checks it, and brings it to the form the other stages work on.
 pub fn load(path: &Path) -> Result<ModelProto> {
-    let model = onnx::load(path)?;
-    check(&model)?;
-    Ok(model)
+    prepare(onnx::load(path)?)
 }
 
-/// Decodes a model and checks it.
+/// As [`load`], of bytes.
 pub fn decode(bytes: &[u8]) -> Result<ModelProto> {
-    let model = onnx::decode(bytes)?;
+    prepare(onnx::decode(bytes)?)
+}
+
+fn prepare(mut model: ModelProto) -> Result<ModelProto> {
     check(&model)?;
+    opset::raise(&mut model)?;
+    simplify::simplify(&mut model)?;
     Ok(model)
 }
 
 /// Checks a valid model for what the stages here rely on.
 fn check(model: &ModelProto) -> Result<()> {
-    let (version, first, last) = (opset(model), OPSETS.start(), OPSETS.end());
+    let (version, first, last) = (onnx::opset(model), OPSETS.start(), OPSETS.end());
     if !OPSETS.contains(&version) {
         return Err(Error::UnsupportedModel(format!("operator set {version} of ai.onnx; export with opset {first} to {last}")));
+    }
+    if !model.functions.is_empty() {
+        return Err(Error::UnsupportedModel(format!(
+            "it defines functions of its own ({}); inline them: onnx.inliner.inline_local_functions(model)",
+            model.functions[0].name()
+        )));
     }
     let present = |names: &[String]| names.first().is_some_and(|s| !s.is_empty());
     let odd = |n: &&onnx::NodeProto| TAKES_DATA.contains(&n.op_type.as_str()) && !(present(&n.input) && present(&n.output));

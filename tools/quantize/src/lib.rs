@@ -1,23 +1,31 @@
 //! Post-training quantization of float ONNX ResNets to standard int8 QDQ ONNX.
 //!
 //! The stages, one module each: [`input`] reads and validates, [`opset`] raises old files to opset 13,
-//! [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
-//! [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
-//! [`qdq`] writes them down, [`report`] measures what was lost.
+//! [`simplify`] brings exporters' many forms to one, [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
+//! [`recipe`] says what can be chosen, [`equalize`] balances channels, [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
+//! [`qdq`] writes them down, [`report`] measures what was lost and [`html`] draws it.
+//! [`eval`] measures accuracy on labelled pictures ([`dataset`]), [`sensitivity`] what each layer costs, [`pipeline`] joins them.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod data;
+pub mod dataset;
+pub mod equalize;
+pub mod eval;
 pub mod float;
 pub mod fold;
+pub mod html;
 pub mod input;
 pub mod observe;
 pub mod opset;
 pub mod pipeline;
 pub mod plan;
 pub mod qdq;
+pub mod recipe;
 pub mod report;
 pub mod scheme;
+pub mod sensitivity;
+pub mod simplify;
 
 pub use edge_infer::import::onnx;
 pub use edge_infer::{Error, Result};

@@ -6,10 +6,13 @@ use edge_infer::metadata::{Color, LABELS_KEY, PREPROCESS_KEY, Preprocess, Resize
 use edge_quantize::data::Inputs;
 use edge_quantize::observe::Calibrator;
 use edge_quantize::onnx::{self, ModelProto};
-use edge_quantize::pipeline::{Options, quantize};
+use edge_quantize::pipeline::{self, Options, Recipe, quantize};
 use edge_quantize::plan::Residual;
-use edge_quantize::scheme::ActivationType;
-use edge_quantize::{Error, Result, fold, input};
+use edge_quantize::scheme::{ActivationType, WeightRange};
+use edge_quantize::sensitivity::{choose_float, sensitivity};
+use edge_infer::model::Model;
+use edge_quantize::eval::Evaluation;
+use edge_quantize::{Error, Result, dataset, fold, html, input};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message;
 use std::io::IsTerminal;
@@ -27,6 +30,9 @@ Examples:
   edge-quantize resnet18.onnx -o r18q.onnx --calib photos/
   edge-quantize net.onnx -o netq.onnx --calib digits/ --size 28 --resize stretch --color gray --mean 0.13 --std 0.31 --labels digits.txt
   edge-quantize net.onnx -o netq.onnx --calib batch.npy --json > report.json
+  edge-quantize net.onnx -o netq.onnx --calib photos/ --recipe best --html report.html
+  edge-quantize net.onnx -o netq.onnx --calib photos/ --auto-mixed 5
+  edge-quantize eval netq.onnx val/ --float net.onnx
   edge-quantize fold net.onnx -o folded.onnx
 
 Exit codes: 0 done, 1 the model or data cannot be used, 2 wrong usage. On failure no file is written."
@@ -51,11 +57,47 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Accuracy on labelled pictures, of one model or of an int8 model beside its float one.
+    Eval(EvalArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  edge-quantize eval r50q.onnx imagenet/val --float r50.onnx --state eval.jsonl
+  edge-quantize eval r18q.onnx test/ --labels classes.txt --json
+
+A class comes from --labels, from a folder named as one of the model's labels, or from the folder's place in sorted order,
+if there are as many folders as classes (ImageNet's val/n01440764/*.JPEG).")]
+struct EvalArgs {
+    /// Model, usually int8.
+    model: PathBuf,
+    /// Folders of pictures.
+    #[arg(required = true, value_name = "DATASET")]
+    dataset: Vec<PathBuf>,
+    /// Float model to compare with.
+    #[arg(long, value_name = "MODEL")]
+    float: Option<PathBuf>,
+    /// Lines `file-or-folder number`, or one class name a line.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Use this many pictures, evenly spaced.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    images: Option<u32>,
+    /// Keeps results, so that the same command goes on where it was cut off.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Pictures at a time [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    jobs: Option<u32>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
 struct QuantizeArgs {
-    /// Float model, opset 11 to 21.
+    /// Float model, opset 9 to 24.
     model: PathBuf,
     /// Output file.
     #[arg(short, long)]
@@ -66,9 +108,30 @@ struct QuantizeArgs {
     /// Use this many of them, evenly spaced; every fifth is held back to measure the result.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
+    /// Sets calibrator, weight ranges and corrections at once; the options below override it.
+    #[arg(long, value_enum, default_value = "balanced")]
+    recipe: Recipe,
     /// How activation ranges are chosen.
-    #[arg(long, value_enum, default_value = "mse")]
-    calibrator: Calibrator,
+    #[arg(long, value_enum)]
+    calibrator: Option<Calibrator>,
+    /// How weight ranges are chosen, per output channel.
+    #[arg(long, value_enum)]
+    weights: Option<WeightRange>,
+    /// Biases take up the expected error of their rounded weights.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    bias_correction: Option<bool>,
+    /// Brings channels of consecutive convolutions to like ranges first (exact in float).
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    equalize: Option<bool>,
+    /// Layers that stay float, by node name; repeat or separate by commas.
+    #[arg(long, value_delimiter = ',', value_name = "LAYER")]
+    keep_float: Vec<String>,
+    /// Measures what quantizing each layer alone costs.
+    #[arg(long)]
+    sensitivity: bool,
+    /// Keeps the layers that cost most in float, up to this percentage of all multiply-accumulates.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "keep_float")]
+    auto_mixed: Option<f64>,
     /// Integer type of activations.
     #[arg(long, value_enum, default_value = "uint8")]
     activations: ActivationType,
@@ -99,6 +162,13 @@ struct QuantizeArgs {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    /// Also write the report as a web page, with drawings.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+fn parse_percent(s: &str) -> Result<f64, String> {
+    s.parse().ok().filter(|p| (0.0..=100.0).contains(p)).ok_or_else(|| "a percentage expected, 0 to 100".into())
 }
 
 fn parse_resize(s: &str) -> Result<Resize, String> {
@@ -188,6 +258,59 @@ fn print(json: bool, report: &impl serde::Serialize, text: impl std::fmt::Displa
     let _ = writeln!(std::io::stdout(), "{text}"); // a closed pipe is the reader's choice
 }
 
+/// A bar with the estimated time, on a terminal.
+fn progress(stage: &'static str, count: usize) -> Box<dyn Fn() + Sync> {
+    let terminal = std::io::stderr().is_terminal();
+    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(stage);
+    if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    Box::new(move || bar.inc(1))
+}
+
+fn run_eval(args: &EvalArgs) -> Result<()> {
+    let options = edge_infer::model::LoadOptions { threads: 1, ..Default::default() };
+    let model = Model::load(&args.model, &options)?;
+    let float = args.float.as_ref().map(|f| Model::load(f, &options)).transpose()?;
+    if let Some(f) = float.as_ref().filter(|f| f.output_len() != model.output_len() || f.input_shape() != model.input_shape()) {
+        return Err(usage(format!(
+            "{:?} → {} and {:?} → {} cannot be compared",
+            f.input_shape(),
+            f.output_len(),
+            model.input_shape(),
+            model.output_len()
+        )));
+    }
+    let sides = || std::iter::once(&model).chain(&float);
+    let preprocess = sides().find_map(|m| m.metadata().preprocess.clone()).ok_or_else(|| {
+        usage("neither model says how pictures are prepared; quantize with --size, --resize, --mean and --std")
+    })?;
+    let names = sides().map(|m| &m.metadata().labels).find(|l| !l.is_empty()).cloned().unwrap_or_default();
+    let mut pictures = dataset::collect(&args.dataset, args.labels.as_deref(), &names, model.output_len())?;
+    if let Some(n) = args.images {
+        let (all, n) = (pictures.len(), n as usize);
+        let mut i = 0;
+        pictures.retain(|_| {
+            i += 1;
+            i * n / all > (i - 1) * n / all || n >= all
+        });
+    }
+    drop((model, float));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let evaluation = Evaluation {
+        model: &args.model,
+        float: args.float.as_deref(),
+        preprocess,
+        pictures: &pictures,
+        state: args.state.as_deref(),
+        jobs: args.jobs.map_or(cores, |j| j as usize),
+    };
+    let report = evaluation.run(&progress("evaluating", pictures.len()))?;
+    print(args.json, &report, &report);
+    Ok(())
+}
+
 fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     let mut model = input::load(&args.model)?;
     let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
@@ -226,17 +349,32 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
         let text = serde_json::to_string(&labels).map_err(|e| usage(e.to_string()))?;
         onnx::set_metadata(&mut model, LABELS_KEY, text);
     }
-    let terminal = std::io::stderr().is_terminal();
-    let progress = |stage: &'static str, count: usize| -> Box<dyn Fn() + Sync> {
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(count as u64), target).with_message(stage);
-        if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {eta}") {
-            bar.set_style(style);
-        }
-        Box::new(move || bar.inc(1))
+    let mut options = args.recipe.options();
+    options = Options {
+        calibrator: args.calibrator.unwrap_or(options.calibrator),
+        weights: args.weights.unwrap_or(options.weights),
+        bias_correction: args.bias_correction.unwrap_or(options.bias_correction),
+        equalize: args.equalize.unwrap_or(options.equalize),
+        activations: args.activations,
+        residual: args.residual,
+        keep_float: args.keep_float.clone(),
     };
-    let options = Options { calibrator: args.calibrator, activations: args.activations, residual: args.residual };
-    let (bytes, report) = quantize(&model, &shape, &inputs, options, &progress)?;
+    let mut costs = Vec::new();
+    if args.sensitivity || args.auto_mixed.is_some() {
+        let prepared = pipeline::prepare(&model, &shape, &options)?;
+        let (used, held) = pipeline::split(inputs.len());
+        let measured = pipeline::measure(&prepared, &shape, &inputs, &used, &options, &progress)?;
+        costs = sensitivity(&prepared, &measured, &shape, &inputs, &held, &options, &progress)?;
+    }
+    if let Some(percent) = args.auto_mixed {
+        options.keep_float = choose_float(&costs, percent / 100.0)?;
+    }
+    let (bytes, mut report) = quantize(&model, &shape, &inputs, &options, &progress)?;
+    report.sensitivity = costs;
+    if let Some(path) = &args.html {
+        let labels: Vec<String> = onnx::metadata(&model, LABELS_KEY).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+        onnx::write_atomically(path, html::page(&args.model, &report, &labels).as_bytes())?;
+    }
     onnx::write_atomically(&args.output, &bytes)?;
     print(args.json, &report, &report);
     Ok(())
@@ -246,7 +384,7 @@ fn run_fold(model: &Path, output: &Path, json: bool) -> Result<()> {
     let mut model = input::load(model)?;
     let report = fold::fold(&mut model)?;
     onnx::write_atomically(output, &model.encode_to_vec())?;
-    let mut text = format!("BatchNorm folded {}, kept {}", report.folded, report.kept.len());
+    let mut text = format!("BatchNorm folded {}, kept {}; other scalings folded {}", report.folded, report.kept.len(), report.affine);
     for k in &report.kept {
         text += &format!("\n  {}: {}", k.node, k.reason);
     }
@@ -258,6 +396,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on wrong usage
     let result = match (&cli.command, &cli.quantize) {
         (Some(Command::Fold { model, output, json }), _) => run_fold(model, output, *json),
+        (Some(Command::Eval(args)), _) => run_eval(args),
         (None, Some(args)) => run_quantize(args),
         (None, None) => Err(usage("a model is needed; see --help")),
     };

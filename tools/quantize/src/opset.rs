@@ -1,4 +1,4 @@
-//! Raises opset 11 and 12 models to 13, the first with per-channel DequantizeLinear.
+//! Raises opset 9 to 12 models to 13, the first with per-channel DequantizeLinear.
 
 use crate::Result;
 use crate::onnx::*;
@@ -7,7 +7,7 @@ use std::collections::HashSet;
 /// First operator set whose DequantizeLinear takes an axis.
 pub const QDQ_OPSET: i64 = 13;
 
-/// Operators whose meaning and form are equal in opsets 11, 12 and 13 (for float32 inference).
+/// Operators whose meaning and form are equal in opsets 9 to 13 (for float32 inference).
 const UNCHANGED: &[&str] = &[
     "Add",
     "ArgMax",
@@ -51,7 +51,8 @@ const UNCHANGED: &[&str] = &[
 
 /// Raises the model to opset 13 where it is lower; fails, naming the node, where that could change its meaning.
 pub fn raise(model: &mut ModelProto) -> Result<()> {
-    if opset(model) >= QDQ_OPSET {
+    let version = opset(model);
+    if version >= QDQ_OPSET {
         return Ok(());
     }
     let graph = graph_mut(model)?;
@@ -78,6 +79,37 @@ pub fn raise(model: &mut ModelProto) -> Result<()> {
                 }
                 node.attribute.retain(|a| a.name != "axis");
                 node.attribute.push(int_attribute("axis", -1));
+            }
+            "Dropout" => node.attribute.retain(|a| a.name != "ratio"), // inference ignores it
+            "Clip" if version < 11 => {
+                for (bound, default) in [("min", f32::MIN), ("max", f32::MAX)] {
+                    let name = fresh_name(&mut names, &format!("{}.{bound}", node.output[0]));
+                    added.push(f32_tensor(&name, &[], &[attr_float(node, bound, default)]));
+                    node.input.push(name);
+                }
+                node.attribute.clear();
+            }
+            "Pad" if version < 11 => {
+                let pads = attr_ints(node, "pads").to_vec();
+                let value = attr_float(node, "value", 0.0);
+                let [p, v] = ["pads", "value"].map(|part| fresh_name(&mut names, &format!("{}.{part}", node.output[0])));
+                added.extend([i64_tensor(&p, &[pads.len()], &pads), f32_tensor(&v, &[], &[value])]);
+                node.input.extend([p, v]);
+                node.attribute.retain(|a| a.name == "mode");
+            }
+            "Slice" if version < 10 => {
+                let output = node.output[0].clone();
+                let list = |name: &str| attr_ints(node, name).to_vec();
+                let (starts, ends, mut axes) = (list("starts"), list("ends"), list("axes"));
+                if axes.is_empty() {
+                    axes = (0..starts.len() as i64).collect();
+                }
+                for (part, values) in [("starts", starts), ("ends", ends), ("axes", axes)] {
+                    let name = fresh_name(&mut names, &format!("{output}.{part}"));
+                    added.push(i64_tensor(&name, &[values.len()], &values));
+                    node.input.push(name);
+                }
+                node.attribute.clear();
             }
             op if UNCHANGED.contains(&op) => {}
             _ => {

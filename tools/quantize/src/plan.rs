@@ -8,6 +8,7 @@
 
 use crate::float::Shapes;
 use crate::onnx::*;
+use crate::sensitivity::short_name;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -104,7 +105,14 @@ fn obstacle(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, shapes: &
             (rank != Some(4) || axes != [2, 3]).then(|| "not a mean over height and width".into())
         }
         "Clip" => clamp_bounds(node, constants).is_none().then(|| "its bounds are computed".into()),
-        "Conv" | "Gemm" | "GlobalAveragePool" | "Relu" => None,
+        "AveragePool" if attr(node, "auto_pad").is_some_and(|a| !matches!(a.s.as_slice(), b"" | b"NOTSET" | b"VALID")) => {
+            Some("its padding is automatic".into())
+        }
+        "Concat" => {
+            let pictures = inputs(node).all(|n| shapes.get(n).is_some_and(|s| s.len() == 4) && !constants.contains_key(n));
+            (!pictures || attr_int(node, "axis", 0) != 1).then(|| "it does not join the channels of activations".into())
+        }
+        "AveragePool" | "Conv" | "Gemm" | "GlobalAveragePool" | "Relu" => None,
         op => Some(format!("{op} has no int8 form here")),
     }
 }
@@ -202,15 +210,20 @@ pub fn canonicalize_heads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()>
     Ok(())
 }
 
-/// Makes the plan for a folded, canonical graph.
-pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<Plan> {
+/// Makes the plan for a folded, canonical graph; nodes whose name or output is in `keep_float` stay float.
+pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float: &[String]) -> Result<Plan> {
+    let asked = |node: &NodeProto| keep_float.iter().any(|k| *k == node.name || node.output.contains(k));
+    if let Some(unknown) = keep_float.iter().find(|k| !graph.node.iter().any(|n| n.name == **k || n.output.contains(k))) {
+        let names: Vec<&str> = graph.node.iter().filter(|n| is_op(n, "Conv") || is_op(n, "Gemm")).map(short_name).collect();
+        return Err(Error::Usage(format!("--keep-float {unknown}: no such layer; there are {}", names.join(", "))));
+    }
     let constants = constants(graph);
     let used = use_counts(graph);
     let results: HashSet<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
     let producer: HashMap<&str, usize> = graph.node.iter().enumerate().flat_map(|(i, n)| outputs(n).map(move |o| (o, i))).collect();
     let producer_of = |t: &str| producer.get(t).map(|&i| (i, &graph.node[i]));
     // The tensor whose parameters `t` has: through reshapes, whose shape input carries no data.
-    let root = |t: &str| {
+    let root = |t: &str| -> String {
         let mut t = t.to_string();
         while let Some((_, n)) = producer_of(&t).filter(|(_, n)| is_transparent(n)) {
             t = n.input[0].clone();
@@ -231,12 +244,23 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<P
             continue;
         }
         let constant = || constants.contains_key(root(&node.input[0]).as_str());
-        let reason = obstacle(node, &constants, shapes, &used).or_else(|| constant().then(|| "its input is constant".to_string()));
+        // A clamp belongs to the layer before it.
+        let clamped = (is_op(node, "Relu") || is_op(node, "Clip"))
+            && producer_of(&node.input[0]).is_some_and(|(p, n)| !int8[p] && asked(n) && used.get(&node.input[0]) == Some(&1));
+        let kept = (asked(node) || clamped).then(|| "kept in float, as asked".to_string());
+        let reason = kept.or_else(|| obstacle(node, &constants, shapes, &used)).or_else(|| constant().then(|| "its input is constant".to_string()));
         match reason {
             None => int8[i] = true,
             // Shape arithmetic is not worth a word.
             Some(_) if !node.output.first().is_some_and(|o| shapes.contains_key(o)) => {}
             Some(reason) => plan.float.push(FloatNode { node: node_name(node), reason }),
+        }
+    }
+    let mut read_in_int8: HashSet<&str> = HashSet::new();
+    for (i, node) in graph.node.iter().enumerate().rev() {
+        let passes_on = is_transparent(node) && outputs(node).any(|o| read_in_int8.contains(o));
+        if int8[i] || passes_on {
+            read_in_int8.extend(inputs(node));
         }
     }
     for (i, node) in graph.node.iter().enumerate().filter(|(i, _)| int8[*i]) {
@@ -250,6 +274,9 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<P
             unrounded.insert(node.input[0].clone());
         } else {
             wanted.insert(root(&node.input[0]));
+        }
+        if is_op(node, "Concat") {
+            wanted.extend(inputs(node).skip(1).map(root));
         }
         if is_op(node, "Add") {
             wanted.insert(root(&node.input[1]));
@@ -268,7 +295,9 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual) -> Result<P
         if is_op(node, "MaxPool") {
             plan.shared.insert(output.clone(), root(&node.input[0]));
         }
-        if !results.contains(output.as_str()) {
+        // Logits that only float operators read (Softmax) leave the integers unrounded.
+        let logits = is_op(node, "Gemm") && !read_in_int8.contains(output.as_str());
+        if !results.contains(output.as_str()) && !logits {
             wanted.insert(output.clone());
         }
     }

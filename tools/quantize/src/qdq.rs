@@ -2,8 +2,9 @@
 
 use crate::Result;
 use crate::onnx::*;
+use crate::pipeline::Measured;
 use crate::plan::{Plan, clamp_bounds, constants};
-use crate::scheme::{ActivationType, Affine, Weights, quantize_weights};
+use crate::scheme::{ActivationType, Affine, InputMeans, WeightRange, Weights, quantize_weights};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
@@ -73,8 +74,9 @@ impl Writer {
     }
 }
 
-/// Rewrites the graph. `params` has an entry for every tensor of the plan.
-pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affine>) -> Result<Written> {
+/// Rewrites the graph. `measured` has parameters for every tensor of the plan.
+pub fn write(graph: &mut GraphProto, plan: &Plan, measured: &Measured, range: WeightRange) -> Result<Written> {
+    let params: HashMap<&str, Affine> = measured.params.iter().map(|(t, p)| (t.as_str(), p.0)).collect();
     let nodes = std::mem::take(&mut graph.node);
     let mut w = Writer { names: HashSet::new(), nodes: Vec::new(), constants: Vec::new(), written: Written::default() };
     w.names = all_names(graph);
@@ -87,12 +89,12 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affin
     }
     let planned: HashSet<&str> = plan.tensors.iter().map(String::as_str).collect();
     for input in graph.input.iter().filter(|i| planned.contains(i.name.as_str())) {
-        w.quantize(&input.name, &input.name, params[&input.name]);
+        w.quantize(&input.name, &input.name, params[input.name.as_str()]);
     }
     for (i, mut node) in nodes.into_iter().enumerate() {
         let tensor = node.output.first().cloned().unwrap_or_default();
         // A clamp that its QuantizeLinear performs anyway is left out.
-        if let (Some(before), Some(p)) = (plan.fused.get(&tensor), params.get(&tensor).filter(|_| planned.contains(tensor.as_str()))) {
+        if let (Some(before), Some(p)) = (plan.fused.get(&tensor), params.get(tensor.as_str()).filter(|_| planned.contains(tensor.as_str()))) {
             let (lo, hi) = clamp_bounds(&node, &constants).unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
             let (bottom, top) = p.range();
             // One part in a million: the rounding of the f32 scale.
@@ -109,13 +111,25 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affin
         if let Some(source) = plan.weighted.get(&i) {
             let weight = constants[node.input[1].as_str()];
             let dims = tensor_dims(weight)?;
-            let bias_name = node.input.get(2).filter(|s| !s.is_empty()).cloned();
-            let bias = bias_name.as_ref().map_or(Ok(vec![]), |b| f32_data(constants[b.as_str()]))?;
+            let mut bias_name = node.input.get(2).filter(|s| !s.is_empty()).cloned();
+            let mut bias = bias_name.as_ref().map_or(Ok(vec![]), |b| f32_data(constants[b.as_str()]))?;
             let channels = dims.first().copied().unwrap_or(0);
             if channels == 0 || !(bias.is_empty() || bias.len() == channels) {
                 return Err(node_error(&node, format!("{channels} output channels, but {} bias values", bias.len())));
             }
-            let q = quantize_weights(&f32_data(weight)?, &bias, channels, params[source].scale);
+            let means = measured.means.get(source).filter(|m| !m.is_empty());
+            if means.is_some() && bias_name.is_none() {
+                (bias, bias_name) = (vec![0.0; channels], Some(format!("{}.bias", node.input[1])));
+                node.input.resize(3, String::new());
+            }
+            let groups = usize::try_from(attr_int(&node, "group", 1)).unwrap_or(1).max(1);
+            let inputs = dims.get(1).copied().unwrap_or(1) * groups;
+            // A Gemm behind a Flatten of pictures sees one mean per channel as well: `taps` are the pixels.
+            let inputs = means.map(|m| InputMeans { means: m, groups, taps: match dims.len() {
+                2 => (inputs / m.len()).max(1),
+                _ => dims[2..].iter().product(),
+            } });
+            let q = quantize_weights(&f32_data(weight)?, &bias, channels, params[source.as_str()].scale, range, inputs.as_ref());
             w.written.layers.push(layer_report(&node, &dims, &q));
             node.input[1] =
                 w.stored(&node.input[1], |n| i8_tensor(n, &dims, &q.values), |n| i8_tensor(n, &[channels], &vec![0; channels]), &q.scales);
@@ -131,7 +145,7 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, params: &HashMap<String, Affin
         let produced: Vec<String> = outputs(&node).filter(|o| planned.contains(o)).map(String::from).collect();
         w.nodes.push(node);
         for t in produced {
-            w.quantize(&t, &t, params[&t]);
+            w.quantize(&t, &t, params[t.as_str()]);
         }
     }
     graph.node = w.nodes;

@@ -3,10 +3,12 @@
 use crate::data::Inputs;
 use crate::float::Runner;
 use crate::fold::FoldReport;
-use crate::observe::Calibrator;
-use crate::plan::{FloatNode, Residual};
+use crate::observe::Histogram;
+use crate::pipeline::Options;
+use crate::plan::FloatNode;
 use crate::qdq::LayerReport;
 use crate::scheme::{Affine, sqnr_db};
+use crate::sensitivity::LayerCost;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -23,6 +25,34 @@ pub struct TensorReport {
     pub parameters: Affine,
     /// Float against dequantized value on the held-back inputs, errors of earlier layers included, dB; null where exact.
     pub sqnr_db: f64,
+    /// Distribution on the calibration inputs, where the calibrator needed one.
+    pub histogram: Option<Bars>,
+}
+
+/// A coarse histogram; exact zeros are left out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Bars {
+    /// Smallest and largest value.
+    pub range: (f64, f64),
+    /// Counts in equal bins.
+    pub counts: Vec<u64>,
+}
+
+impl From<&Histogram> for Bars {
+    fn from(h: &Histogram) -> Self {
+        Bars { range: h.range(), counts: h.coarse(64) }
+    }
+}
+
+/// An input whose top-1 class changed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Change {
+    /// Its file, or file and row.
+    pub input: String,
+    /// Class of the float model.
+    pub float: usize,
+    /// Class of the int8 model.
+    pub int8: usize,
 }
 
 /// Float against int8 on the held-back inputs.
@@ -34,19 +64,21 @@ pub struct Evaluation {
     pub top1_agreement: f64,
     /// Signal to quantization noise of the first output, dB.
     pub logit_sqnr_db: f64,
+    /// Inputs whose class changed.
+    pub changes: Vec<Change>,
 }
 
 /// Everything `edge-quantize` did.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// How ranges were chosen.
-    pub calibrator: Calibrator,
-    /// Form of residual sums.
-    pub residual: Residual,
+    /// What was chosen.
+    pub options: Options,
     /// Inputs that set the ranges.
     pub calibration_images: usize,
     /// BatchNorm folding.
     pub fold: FoldReport,
+    /// Pairs of convolutions that were equalized.
+    pub equalized: usize,
     /// Weights, one entry per Conv and Gemm.
     pub layers: Vec<LayerReport>,
     /// Activations.
@@ -59,6 +91,8 @@ pub struct Report {
     pub bytes_after: usize,
     /// Accuracy against the float model.
     pub evaluation: Evaluation,
+    /// What each layer costs alone; empty unless asked for.
+    pub sensitivity: Vec<LayerCost>,
     /// Wall time, seconds.
     pub seconds: f64,
 }
@@ -74,17 +108,21 @@ pub fn evaluate(
     images: &[usize],
     tick: &(dyn Fn() + Sync),
 ) -> Result<(Evaluation, Vec<f64>)> {
-    let one = |&i: &usize| -> Result<(bool, Vec<(f64, f64)>)> {
+    let one = |&i: &usize| -> Result<(Option<Change>, Vec<(f64, f64)>)> {
         let input = inputs.load(i)?;
         let mut want: Vec<Vec<f32>> = vec![Vec::new(); skip + tensors];
         float.run(&input, |t, _, v| want[t] = v.to_vec())?;
         let mut sums = vec![(0.0, 0.0); skip + tensors];
-        let mut same = false;
+        let mut change = None;
         let mut odd = false;
         int8.run(&input, |t, _, got| {
             odd |= got.len() != want[t].len();
             if t == 0 {
-                same = argmax(got) == argmax(&want[0]);
+                let (a, b) = (argmax(&want[0]), argmax(got));
+                change = (a != b).then(|| Change { input: inputs.name(i), float: a, int8: b });
+            }
+            if t > 0 && t < skip || t >= want.len() {
+                return;
             }
             for (&w, &g) in want[t].iter().zip(got) {
                 sums[t].0 += f64::from(w).powi(2);
@@ -93,23 +131,29 @@ pub fn evaluate(
             want[t] = Vec::new();
         })?;
         tick();
-        if odd { Err(Error::Tract("float and int8 outputs differ in size".into())) } else { Ok((same, sums)) }
+        if odd { Err(Error::Tract("float and int8 outputs differ in size".into())) } else { Ok((change, sums)) }
     };
-    let (mut agreed, mut total) = (0, vec![(0.0, 0.0); skip + tensors]);
+    let (mut changes, mut total) = (Vec::new(), vec![(0.0, 0.0); skip + tensors]);
     for chunk in images.chunks(16) {
         let done: Vec<_> = chunk.par_iter().map(one).collect::<Result<_>>()?;
-        for (same, sums) in done {
-            agreed += usize::from(same);
+        for (change, sums) in done {
+            changes.extend(change);
             total.iter_mut().zip(sums).for_each(|(t, s)| *t = (t.0 + s.0, t.1 + s.1));
         }
     }
     let db = |&(signal, noise): &(f64, f64)| sqnr_db(signal, noise);
-    let evaluation =
-        Evaluation { images: images.len(), top1_agreement: agreed as f64 / images.len().max(1) as f64, logit_sqnr_db: db(&total[0]) };
+    let agreed = images.len() - changes.len();
+    let evaluation = Evaluation {
+        images: images.len(),
+        top1_agreement: agreed as f64 / images.len().max(1) as f64,
+        logit_sqnr_db: db(&total[0]),
+        changes,
+    };
     Ok((evaluation, total[skip..].iter().map(db).collect()))
 }
 
-fn argmax(values: &[f32]) -> usize {
+/// Position of the largest value, the first of equals.
+pub fn argmax(values: &[f32]) -> usize {
     let first_max = |best: usize, i: usize| if values[i] > values[best] { i } else { best };
     (0..values.len()).fold(0, first_max)
 }
@@ -133,6 +177,16 @@ impl fmt::Display for Report {
             writeln!(f, "{:<44} {range:>20} {scale:>12.6} {zero:>10} {:>10.1}", t.tensor, t.sqnr_db)?;
         }
         writeln!(f, "\nBatchNorm folded   {}", self.fold.folded)?;
+        if self.fold.affine > 0 {
+            writeln!(f, "scalings folded    {}", self.fold.affine)?;
+        }
+        if self.options.equalize {
+            writeln!(f, "pairs equalized    {}", self.equalized)?;
+        }
+        for c in &self.sensitivity {
+            let (db, same) = (c.logit_sqnr_db, c.top1_agreement * 100.0);
+            writeln!(f, "alone in int8      {:<44} {db:>8.1} dB {same:>8.2} % {:>10.1} MMAC", c.node, c.macs as f64 / 1e6)?;
+        }
         for k in &self.fold.kept {
             writeln!(f, "BatchNorm kept     {}: {}", k.node, k.reason)?;
         }

@@ -82,6 +82,44 @@ pub struct Weights {
     pub sqnr_db: f64,
 }
 
+/// How the range of a channel's weights is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightRange {
+    /// The largest magnitude.
+    Absmax,
+    /// The range with the least squared error.
+    Mse,
+}
+
+/// What was measured on the inputs of one output channel's weights: the mean of every input channel.
+pub struct InputMeans<'a> {
+    /// One per input channel of the layer.
+    pub means: &'a [f64],
+    /// Groups of a Conv, 1 for a Gemm.
+    pub groups: usize,
+    /// Weights per input channel: the taps of a kernel.
+    pub taps: usize,
+}
+
+impl InputMeans<'_> {
+    /// Expected output change of `channel` (of `channels`) when its weights change by `delta`.
+    fn shift(&self, channel: usize, channels: usize, delta: impl Iterator<Item = f64>) -> f64 {
+        let first = channel / (channels / self.groups).max(1) * (self.means.len() / self.groups);
+        let mean = |i: usize| self.means.get(first + i / self.taps).copied().unwrap_or(0.0);
+        delta.enumerate().map(|(i, d)| d * mean(i)).sum()
+    }
+}
+
+/// The scale with the least squared error, from `widest` down to 60 % of it.
+fn best_scale(weights: &[f32], widest: f64) -> f64 {
+    let error = |scale: f64| -> f64 {
+        weights.iter().map(|&w| (f64::from(w) - (f64::from(w) / scale).round_ties_even().clamp(-127.0, 127.0) * scale).powi(2)).sum()
+    };
+    let candidates = (0..=80).map(|i| widest * (1.0 - 0.005 * f64::from(i)));
+    candidates.map(|s| (s, error(s))).min_by(|a, b| a.1.total_cmp(&b.1)).map_or(widest, |b| b.0)
+}
+
 /// Largest bias kept: leaves half of int32 for the accumulated products.
 const MAX_BIAS: f64 = (1 << 30) as f64;
 
@@ -89,7 +127,15 @@ const MAX_BIAS: f64 = (1 << 30) as f64;
 const MIN_WEIGHT_SCALE: f32 = 1e-20;
 
 /// Quantizes weights (`channels` rows) and bias (empty or one per channel) for inputs of scale `input_scale`.
-pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_scale: f32) -> Weights {
+/// With `inputs`, the bias takes up the expected error that rounding the weights makes (Nagel et al., 1906.04721, 4.2).
+pub fn quantize_weights(
+    weights: &[f32],
+    bias: &[f32],
+    channels: usize,
+    input_scale: f32,
+    range: WeightRange,
+    inputs: Option<&InputMeans>,
+) -> Weights {
     let row = weights.len().checked_div(channels).unwrap_or(0);
     let absmax = |w: &[f32]| w.iter().fold(0f32, |m, v| m.max(v.abs()));
     let per_channel: Vec<f32> = (0..channels).map(|c| absmax(&weights[c * row..(c + 1) * row]) / 127.0).collect();
@@ -107,14 +153,21 @@ pub fn quantize_weights(weights: &[f32], bias: &[f32], channels: usize, input_sc
     let (mut signal, mut noise) = (0f64, 0f64);
     for (c, &natural) in per_channel.iter().enumerate() {
         let mut scale = if natural > 0.0 { natural.max(MIN_WEIGHT_SCALE) } else { fallback };
-        let b = bias.get(c).copied().map_or(0.0, f64::from);
+        let rows = &weights[c * row..(c + 1) * row];
+        if range == WeightRange::Mse && natural > MIN_WEIGHT_SCALE {
+            scale = (best_scale(rows, f64::from(natural)) as f32).max(MIN_WEIGHT_SCALE);
+        }
+        let rounded = |w: f32, scale: f32| (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0);
+        let delta = |w: &f32| rounded(*w, scale) * f64::from(scale) - f64::from(*w);
+        let shift = inputs.map_or(0.0, |i| i.shift(c, channels, rows.iter().map(delta)));
+        let b = bias.get(c).copied().map_or(0.0, f64::from) - shift;
         let needed = b.abs() / (MAX_BIAS * f64::from(input_scale));
         if f64::from(scale) < needed {
             scale = (needed * 1.000_001) as f32;
             out.enlarged += 1;
         }
-        for &w in &weights[c * row..(c + 1) * row] {
-            let q = (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0);
+        for &w in rows {
+            let q = rounded(w, scale);
             signal += f64::from(w).powi(2);
             noise += (f64::from(w) - q * f64::from(scale)).powi(2);
             out.values.push(q as i8);
@@ -160,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_dead_channel_keeps_its_bias() {
-        let q = quantize_weights(&[0.0, 0.0, 0.5, -1.0], &[0.3, -0.2], 2, 0.02);
+        let q = quantize_weights(&[0.0, 0.0, 0.5, -1.0], &[0.3, -0.2], 2, 0.02, WeightRange::Absmax, None);
         assert!(q.scales.iter().all(|&s| s > 0.0));
         for (c, want) in [0.3, -0.2].iter().enumerate() {
             let got = f64::from(q.bias[c]) * f64::from(q.bias_scales[c]);
@@ -172,10 +225,35 @@ mod tests {
 
     #[test]
     fn a_huge_bias_enlarges_its_channel_only() {
-        let q = quantize_weights(&[1e-9, 1e-9, 0.5, -1.0], &[1e3, 0.0], 2, 0.01);
+        let q = quantize_weights(&[1e-9, 1e-9, 0.5, -1.0], &[1e3, 0.0], 2, 0.01, WeightRange::Absmax, None);
         assert_eq!(q.enlarged, 1);
         let got = f64::from(q.bias[0]) * f64::from(q.bias_scales[0]);
         assert!((got - 1e3).abs() < 1e-2, "{got}");
+    }
+
+    #[test]
+    fn the_bias_takes_up_the_mean_error_of_its_weights() {
+        // Two groups of two inputs with three taps each; two output channels per group.
+        let w: Vec<f32> = (0..4 * 6).map(|i| ((i * 37 % 19) as f32 - 9.0) / 9.5).collect();
+        let means = [1.0, -2.0, 0.5, 4.0];
+        let inputs = InputMeans { means: &means, groups: 2, taps: 3 };
+        let bias = [0.0; 4];
+        let q = quantize_weights(&w, &bias, 4, 1e-4, WeightRange::Absmax, Some(&inputs));
+        for c in 0..4 {
+            let dot = |v: &dyn Fn(usize) -> f64| (0..6).map(|i| v(c * 6 + i) * means[c / 2 * 2 + i / 3]).sum::<f64>();
+            let want = dot(&|i| f64::from(w[i]));
+            let got = dot(&|i| f64::from(q.values[i]) * f64::from(q.scales[c])) + f64::from(q.bias[c]) * f64::from(q.bias_scales[c]);
+            assert!((want - got).abs() < 1e-6, "{want} {got}");
+        }
+    }
+
+    #[test]
+    fn a_smaller_range_pays_where_few_weights_are_large() {
+        let mut w: Vec<f32> = (0..400).map(|i| (i % 40) as f32 / 1000.0).collect();
+        w.push(0.05);
+        let error = |range| quantize_weights(&w, &[], 1, 1.0, range, None).sqnr_db;
+        assert!(error(WeightRange::Mse) >= error(WeightRange::Absmax));
+        assert!(quantize_weights(&w, &[], 1, 1.0, WeightRange::Mse, None).values.iter().all(|&v| v >= -127));
     }
 
     proptest! {
@@ -190,7 +268,7 @@ mod tests {
 
         #[test]
         fn weights_are_off_by_half_a_step_at_most(w in proptest::collection::vec(-2f32..2.0, 12)) {
-            let q = quantize_weights(&w, &[], 3, 0.1);
+            let q = quantize_weights(&w, &[], 3, 0.1, WeightRange::Absmax, None);
             for (i, (&w, &v)) in w.iter().zip(&q.values).enumerate() {
                 prop_assert!(v >= -127);
                 prop_assert!((w - f32::from(v) * q.scales[i / 4]).abs() <= q.scales[i / 4] * 0.5001);

@@ -14,7 +14,9 @@ use std::collections::HashMap;
 
 const SHAPE: [usize; 4] = [1, 3, 16, 16];
 
-const DEFAULT: Options = Options { calibrator: Calibrator::Mse, activations: ActivationType::Uint8, residual: Residual::Fused };
+fn default() -> Options {
+    Options::default()
+}
 
 fn quantized(model: &ModelProto, options: Options) -> (ModelProto, Report) {
     let dir = tempfile::tempdir().unwrap();
@@ -22,7 +24,8 @@ fn quantized(model: &ModelProto, options: Options) -> (ModelProto, Report) {
     write_npy(&npy, 20);
     let inputs = Inputs::collect(&[npy], &SHAPE, None).unwrap();
     assert_eq!(inputs.len(), 20);
-    let (bytes, report) = quantize(model, &SHAPE, &inputs, options, &|_, _| Box::new(|| {})).unwrap();
+    let model = &edge_quantize::input::decode(&bytes(model)).unwrap();
+    let (bytes, report) = quantize(model, &SHAPE, &inputs, &options, &|_, _| Box::new(|| {})).unwrap();
     (decode(&bytes).unwrap(), report)
 }
 
@@ -39,7 +42,7 @@ fn feeding(g: &GraphProto, op: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn the_graph_has_the_promised_form() {
-    let (m, report) = quantized(&resnet(17), DEFAULT);
+    let (m, report) = quantized(&resnet(17), default());
     let g = graph(&m).unwrap();
     let dq = "DequantizeLinear".to_string();
     assert!(g.node.iter().all(|n| n.op_type != "Relu" && n.op_type != "BatchNormalization"));
@@ -66,11 +69,11 @@ fn the_graph_has_the_promised_form() {
 
 #[test]
 fn every_setting_stays_close_to_float() {
-    for calibrator in [Calibrator::Mse, Calibrator::Minmax, Calibrator::MovingAverage] {
+    for calibrator in [Calibrator::Mse, Calibrator::Minmax, Calibrator::MovingAverage, Calibrator::Percentile, Calibrator::Entropy] {
         for activations in [ActivationType::Uint8, ActivationType::Int8] {
             for residual in [Residual::Fused, Residual::Qdq] {
                 for opset in [11, 17] {
-                    let (m, report) = quantized(&resnet(opset), Options { calibrator, activations, residual });
+                    let (m, report) = quantized(&resnet(opset), Options { calibrator, activations, residual, ..default() });
                     assert!(report.evaluation.logit_sqnr_db > 25.0, "{report}");
                     let adds = feeding(graph(&m).unwrap(), "Add");
                     let convs = adds[0].iter().filter(|o| *o == "Conv").count();
@@ -86,7 +89,7 @@ fn every_setting_stays_close_to_float() {
 fn the_report_measures_the_file() {
     // An independent computation of the logit SQNR over the same held-back inputs.
     let float = resnet(17);
-    let (int8, report) = quantized(&float, DEFAULT);
+    let (int8, report) = quantized(&float, default());
     let all = noise(99, 20 * 768);
     let (mut signal, mut error) = (0f64, 0f64);
     for i in (4..20).step_by(5) {
@@ -113,7 +116,7 @@ fn a_matmul_head_becomes_gemm() {
     g.node.push(make_node("MatMul", &["flat", "fc.t"], "product", vec![]));
     g.node.push(make_node("Add", &["fc.b", "product"], "logits", vec![]));
     let x = noise(3, 768);
-    let (a, b) = (quantized(&gemm, DEFAULT).0, quantized(&matmul, DEFAULT).0);
+    let (a, b) = (quantized(&gemm, default()).0, quantized(&matmul, default()).0);
     assert_eq!(feeding(graph(&b).unwrap(), "MatMul").len(), 0);
     assert_eq!(run(&a, &SHAPE, &x), run(&b, &SHAPE, &x));
 }
@@ -125,7 +128,7 @@ fn unknown_operators_stay_float_and_are_named() {
     g.node.iter_mut().find(|n| n.output[0] == "mean").unwrap().input[0] = "s".into();
     let at = g.node.iter().position(|n| n.output[0] == "mean").unwrap();
     g.node.insert(at, make_node("Sigmoid", &["block"], "s", vec![]));
-    let (_, report) = quantized(&m, DEFAULT);
+    let (_, report) = quantized(&m, default());
     assert_eq!(report.float_nodes.len(), 1);
     assert!(report.float_nodes[0].node.contains("Sigmoid"));
 }
@@ -140,7 +143,7 @@ fn a_clip_above_the_range_is_left_out_and_one_inside_kept() {
         let relu = g.node.iter_mut().find(|n| n.output[0] == "c1.relu").unwrap();
         relu.op_type = "Clip".into();
         relu.input.extend(["lo".into(), "hi".into()]);
-        let (m, report) = quantized(&m, DEFAULT);
+        let (m, report) = quantized(&m, default());
         assert_eq!(feeding(graph(&m).unwrap(), "Clip").len(), left);
         let t = report.tensors.iter().find(|t| t.tensor == "c1.relu").unwrap();
         assert!(t.range.1 <= f64::from(top) && t.range.0 == 0.0);
@@ -152,7 +155,7 @@ fn a_clip_above_the_range_is_left_out_and_one_inside_kept() {
     let relu = g.node.iter_mut().find(|n| n.output[0] == "c1.relu").unwrap();
     relu.op_type = "Clip".into();
     relu.input.push("lo".into());
-    assert_eq!(feeding(graph(&quantized(&m, DEFAULT).0).unwrap(), "Clip").len(), 1);
+    assert_eq!(feeding(graph(&quantized(&m, default()).0).unwrap(), "Clip").len(), 1);
 }
 
 fn command() -> Command {

@@ -1,0 +1,59 @@
+//! What can be chosen when a model is quantized, and the recipes that choose it.
+
+use crate::observe::Calibrator;
+use crate::plan::Residual;
+use crate::scheme::{ActivationType, WeightRange};
+use serde::Serialize;
+
+/// Choices of one quantization.
+#[derive(Debug, Clone, Serialize)]
+pub struct Options {
+    /// How activation ranges are chosen.
+    pub calibrator: Calibrator,
+    /// Integer type of activations.
+    pub activations: ActivationType,
+    /// Form of residual sums.
+    pub residual: Residual,
+    /// How weight ranges are chosen.
+    pub weights: WeightRange,
+    /// Biases take up the expected error of their rounded weights.
+    pub bias_correction: bool,
+    /// Channels of consecutive convolutions are brought to like ranges first.
+    pub equalize: bool,
+    /// Nodes that stay float, by name or output.
+    pub keep_float: Vec<String>,
+}
+
+/// A ready choice of calibrator and corrections; measured in `models/README.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Recipe {
+    /// Smallest and largest value; every input runs once.
+    Fast,
+    /// Ranges of least squared error; every input runs twice.
+    Balanced,
+    /// As balanced, with weight ranges of least squared error and corrected biases; every input runs three times.
+    Best,
+}
+
+impl Recipe {
+    /// Its choices.
+    pub fn options(self) -> Options {
+        let best = self == Recipe::Best;
+        Options {
+            calibrator: if self == Recipe::Fast { Calibrator::Minmax } else { Calibrator::Mse },
+            activations: ActivationType::Uint8,
+            residual: Residual::Fused,
+            weights: if best { WeightRange::Mse } else { WeightRange::Absmax },
+            bias_correction: best,
+            equalize: false,
+            keep_float: Vec::new(),
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Recipe::Balanced.options()
+    }
+}
