@@ -3,11 +3,10 @@
 use super::monitor::{Conditions, Monitor};
 use super::report::{Interval, Measurement};
 use super::stats::{Samples, describe};
-use crate::board::{Board, Machine};
+use crate::board::{Board, Machine, Pinned};
 use crate::kernels::peak;
 use crate::model::Model;
 use crate::{Error, Result};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -55,30 +54,6 @@ struct Contestant {
     input: Vec<f32>,
     samples: Samples,
     result: Measurement,
-}
-
-/// Keeps this thread, and those it starts, to some processors, until dropped.
-struct Pinned(Option<CpuSet>);
-
-impl Pinned {
-    fn to(cpus: &[usize]) -> Result<Self> {
-        if cpus.is_empty() {
-            return Ok(Pinned(None));
-        }
-        let refused = |e| Error::Usage(format!("cannot keep to processors {cpus:?}: {}", std::io::Error::from(e)));
-        let before = sched_getaffinity(None).map_err(refused)?;
-        let mut set = CpuSet::new();
-        cpus.iter().filter(|c| **c < CpuSet::MAX_CPU).for_each(|&c| set.set(c));
-        sched_setaffinity(None, &set).map_err(refused)?;
-        Ok(Pinned(Some(before)))
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // They were allowed before.
-        let _ = self.0.as_ref().map(|set| sched_setaffinity(None, set));
-    }
 }
 
 /// Loads and measures the plan's models; `load` takes a path and a number of threads.

@@ -2,9 +2,11 @@
 //!
 //! Everything is optional: containers and virtual machines show little of it, and what cannot be read is said, not guessed.
 
+mod affinity;
 mod power;
 mod throttle;
 
+pub use affinity::{Pinned, parse_cpus};
 pub use power::Rail;
 pub use throttle::Throttled;
 

@@ -14,6 +14,7 @@ mod tensor;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use edge_infer::Error;
+use edge_infer::board::{self, Board, Pinned};
 use edge_infer::metadata::{Color, Preprocess, Resize};
 use edge_infer::model::{LoadOptions, Model};
 use std::io::{ErrorKind, IsTerminal};
@@ -69,9 +70,37 @@ struct RunArgs {
     /// Threads of the integer kernels [default: all cores].
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Processors to keep to, such as 0-3,6 [default: the fastest kind where there are several].
+    #[arg(long, global = true, value_name = "LIST", value_parser = parse_cpus)]
+    cpus: Option<Cpus>,
+}
+
+/// Numbers of processors.
+#[derive(Debug, Clone)]
+struct Cpus(Vec<usize>);
+
+fn parse_cpus(text: &str) -> edge_infer::Result<Cpus> {
+    board::parse_cpus(text).map(Cpus)
 }
 
 impl RunArgs {
+    /// Keeps this program to the processors it was given, or to the fastest ones.
+    fn place(&self) -> edge_infer::Result<()> {
+        match &self.cpus {
+            Some(Cpus(cpus)) => Pinned::to(cpus).map(Pinned::keep),
+            None => {
+                let board = Board::new();
+                let processors: usize = board.machine().clusters.iter().map(|c| c.cpus.len()).sum();
+                // Somebody who restricted us (taskset, a container) has chosen already.
+                let free = std::thread::available_parallelism().is_ok_and(|n| n.get() == processors);
+                if let Some(Ok(pinned)) = board.big_cluster().filter(|_| free).map(|cpus| Pinned::to(&cpus)) {
+                    pinned.keep();
+                }
+                Ok(())
+            }
+        }
+    }
+
     fn options(&self) -> LoadOptions {
         LoadOptions { threads: self.threads.map_or(0, usize::from), ..Default::default() }
     }
@@ -84,7 +113,8 @@ impl RunArgs {
 /// Parses, runs, and turns errors into messages and exit codes.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match (cli.command, cli.classify) {
+    let placed = cli.run.place().map_err(anyhow::Error::from);
+    let result = placed.and_then(|()| match (cli.command, cli.classify) {
         (Some(Command::Bench(args)), _) => bench::run(&args, &cli.run),
         (Some(Command::Inspect(args)), _) => inspect::run(&args, &cli.run),
         (Some(Command::Compare(args)), _) => compare::run(&args, &cli.run),
@@ -95,7 +125,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Generate(args)), _) => generate::run(&args),
         (None, Some(args)) => classify::run(&args, &cli.run),
         (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
-    };
+    });
     match result {
         Ok(code) => code,
         // The reader of our output has seen enough (`| head`).

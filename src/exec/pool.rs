@@ -121,8 +121,11 @@ impl Pool {
             // this function does not return (or unwind) before that.
             let job = Job(unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) });
             shared.done.store(0, Ordering::Relaxed);
-            lock(&shared.state).job = Some(job);
+            let mut state = lock(&shared.state);
+            state.job = Some(job);
+            // Under the lock, so that a worker about to sleep cannot miss it.
             shared.epoch.fetch_add(1, Ordering::Release);
+            drop(state);
             shared.wake.notify_all();
         }
         if catch_unwind(AssertUnwindSafe(|| work(0, &shared.barrier))).is_err() {
@@ -143,8 +146,10 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        lock(&self.shared.state).stop = true;
+        let mut state = lock(&self.shared.state);
+        state.stop = true;
         self.shared.epoch.fetch_add(1, Ordering::Release);
+        drop(state);
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
             // A worker's own panic was reported by `run`.
@@ -163,8 +168,7 @@ fn worker(thread: usize, shared: &Shared) {
         }
         let mut state = lock(&shared.state);
         while shared.epoch.load(Ordering::Acquire) == seen {
-            // `epoch` may move between the check and the wait without the lock: the timeout bounds that.
-            state = shared.wake.wait_timeout(state, std::time::Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner).0;
+            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stop {
             return;
