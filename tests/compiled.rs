@@ -135,3 +135,25 @@ fn hostile_headers_do_no_harm() {
     }
     assert!(refused > ROUNDS / 4, "only {refused} of {ROUNDS} refused");
 }
+
+#[test]
+fn the_command_writes_a_program_that_answers_as_the_model_does() {
+    let edge_infer = || assert_cmd::Command::cargo_bin("edge-infer").unwrap();
+    let (folder, model, program) = compiled();
+    std::fs::remove_file(&program).unwrap();
+    let x = input(&Model::load(&model, &options()).unwrap());
+    let bytes: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(folder.path().join("x.f32"), bytes).unwrap();
+    let tensor = |model: &str, output: &str| {
+        edge_infer().current_dir(&folder).args(["tensor", "--input", "x.f32", "--model", model, "--output", output]).assert().success();
+        std::fs::read(folder.path().join(output)).unwrap()
+    };
+    let expected = tensor("thinq.onnx", "a.f32");
+    edge_infer().arg("compile").arg(&model).assert().success();
+    assert_eq!(tensor("thinq.edge", "b.f32"), expected);
+    // Neither over the model, nor from a program, nor for processors that do not exist.
+    edge_infer().arg("compile").arg(&model).arg("-o").arg(&model).assert().code(2);
+    edge_infer().arg("compile").arg(&program).arg("-o").arg(folder.path().join("c.edge")).assert().code(2);
+    edge_infer().args(["compile", "--cpus", "nine"]).arg(&model).assert().code(2);
+    assert!(!folder.path().join("c.edge").exists());
+}
