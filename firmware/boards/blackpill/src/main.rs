@@ -47,6 +47,6 @@ fn main() -> ! {
     let mut link = UsbSerial::new(usb_device(&bus, "blackpill"), port);
     let output = Output { format: PixelFormat::Rgb565, width: 120, height: 120 };
     // No random numbers in this chip: a restart shows by its sequence.
-    let error = run(camera, BUFFERS.each_ref().map(|b| b.take()), output, 0, &mut link, || clock.now_us());
+    let error = run(camera, BUFFERS.each_ref().map(|b| b.take()), output, true, 0, &mut link, || clock.now_us());
     restart(error, &mut clock.delay())
 }

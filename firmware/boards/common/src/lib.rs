@@ -19,12 +19,13 @@ use edge_camera::{Camera, CameraError, Event, Output, Streamer};
 /// Payload bytes of a chunk: 4 % of the link are headers, a flipped bit costs a kilobyte.
 const CHUNK: u16 = 1024;
 
-/// Streams what the host asks for, for ever; at first `output`, once told to start. Returns only if the camera cannot be
-/// set up. `session` differs from the last start's, as far as the board can arrange that.
+/// Streams what the host asks for, for ever; at first `output`, from the start or once told to. Returns only if the
+/// camera cannot be set up. `session` differs from the last start's, as far as the board can arrange that.
 pub fn run<C: Camera, T: Transport, const N: usize>(
     camera: C,
     buffers: [&'static mut [u8; N]; 2],
     output: Output,
+    start: bool,
     session: u8,
     link: &mut T,
     now_us: impl Fn() -> u64,
@@ -33,6 +34,7 @@ pub fn run<C: Camera, T: Transport, const N: usize>(
         Ok(streamer) => streamer,
         Err(error) => return error,
     };
+    streamer.run(start);
     defmt::info!("ready: {}", output);
     loop {
         // A link that fails is tried again: the host may be away.

@@ -51,6 +51,6 @@ fn main() -> ! {
     let port = serial_port::<_, 512>(&bus);
     let mut link = UsbSerial::new(usb_device(&bus, "nrf52840-dk"), port);
     let output = Output { format: PixelFormat::Rgb565, width: 224, height: 224 };
-    let error = run(camera, BUFFERS.each_ref().map(|b| b.take()), output, session, &mut link, || clock.now_us());
+    let error = run(camera, BUFFERS.each_ref().map(|b| b.take()), output, true, session, &mut link, || clock.now_us());
     restart(error, &mut clock.delay())
 }

@@ -61,6 +61,6 @@ fn main() -> ! {
     let port = serial_port::<_, 512>(&bus);
     let mut link = UsbSerial::new(usb_device(&bus, "pico"), port);
     let output = Output { format: PixelFormat::Rgb565, width: 224, height: 224 };
-    let error = run(camera, BUFFERS.each_ref().map(|b| b.take()), output, session, &mut link, || timer.get_counter().ticks());
+    let error = run(camera, BUFFERS.each_ref().map(|b| b.take()), output, true, session, &mut link, || timer.get_counter().ticks());
     restart(error, &mut timer)
 }

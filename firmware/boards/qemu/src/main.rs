@@ -28,6 +28,6 @@ fn main() -> ! {
     defmt::info!("OV2640 found");
     let output = Output { format: PixelFormat::Jpeg, width: 160, height: 120 };
     let buffers = BUFFERS.each_ref().map(|b| b.take());
-    let error = edge_board::run(camera, buffers, output, 0, &mut Io(Uart::start()), || timer.now_us());
+    let error = edge_board::run(camera, buffers, output, false, 0, &mut Io(Uart::start()), || timer.now_us());
     defmt::panic!("{}", error)
 }
