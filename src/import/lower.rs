@@ -365,14 +365,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The weights at input `i`, their scale and zero point next, and an int32 bias at input `bias`.
-    fn integer_weights(
-        &self,
-        node: &'a NodeProto,
-        i: usize,
-        rank: usize,
-        out_axis: usize,
-        bias: usize,
-    ) -> Result<Match<Stored>> {
+    fn integer_weights(&self, node: &'a NodeProto, i: usize, rank: usize, out_axis: usize, bias: usize) -> Result<Match<Stored>> {
         let (scale, zero_point) = match self.params(node, i + 1)? {
             Ok(p) => p,
             Err(why) => return Ok(Err(why)),

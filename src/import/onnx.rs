@@ -318,7 +318,11 @@ pub fn validate(model: &ModelProto) -> Result<()> {
         }
         defined.insert(&i.name); // an initializer may give an input its default
     }
-    let stored = graph.node.iter().filter(|n| is_op(n, "Constant")).filter_map(|n| Some((n.output.first()?.as_str(), attr(n, "value")?.t.as_ref()?)));
+    let stored = graph
+        .node
+        .iter()
+        .filter(|n| is_op(n, "Constant"))
+        .filter_map(|n| Some((n.output.first()?.as_str(), attr(n, "value")?.t.as_ref()?)));
     let constants: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name.as_str(), t)).chain(stored).collect();
     let produced: HashMap<&str, &NodeProto> = graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
     for node in &graph.node {

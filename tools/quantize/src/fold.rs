@@ -148,13 +148,7 @@ fn fold_scalings(graph: &mut GraphProto, opset: i64) -> Result<FoldReport> {
 }
 
 /// Folds the scaling of `x` at `index` into the Conv that makes `x`, or says why it stays.
-fn fold_one(
-    graph: &mut GraphProto,
-    index: usize,
-    scaling: &Scaling,
-    x: &str,
-    names: &mut HashSet<String>,
-) -> Result<Result<(), String>> {
+fn fold_one(graph: &mut GraphProto, index: usize, scaling: &Scaling, x: &str, names: &mut HashSet<String>) -> Result<Result<(), String>> {
     let node = graph.node[index].clone();
     let used = use_counts(graph);
     macro_rules! keep {

@@ -30,8 +30,16 @@ fn decibels(db: f64) -> String {
 /// A horizontal bar for 0 … 60 dB, red below 15, amber below 25.
 fn bar(db: f64) -> String {
     let width = if db.is_finite() { (db.clamp(0.0, 60.0) * 4.0).round() } else { 240.0 };
-    let color = if db < 15.0 { "#c33" } else if db < 25.0 { "#d90" } else { "#393" };
-    format!("<svg width=\"240\" height=\"12\"><rect width=\"240\" height=\"12\" fill=\"#eee\"/><rect width=\"{width}\" height=\"12\" fill=\"{color}\"/></svg>")
+    let color = if db < 15.0 {
+        "#c33"
+    } else if db < 25.0 {
+        "#d90"
+    } else {
+        "#393"
+    };
+    format!(
+        "<svg width=\"240\" height=\"12\"><rect width=\"240\" height=\"12\" fill=\"#eee\"/><rect width=\"{width}\" height=\"12\" fill=\"{color}\"/></svg>"
+    )
 }
 
 /// Counts on a logarithmic scale, with the part that int8 covers shaded.
@@ -96,7 +104,10 @@ pub fn page(model: &Path, r: &Report, labels: &[String]) -> String {
             }
             write!(p, "</table>")?;
         }
-        write!(p, "<h2>Activations</h2><p class=\"dim\">Bars: signal to noise, errors of earlier layers included. Distributions: log counts without exact zeros; shaded: what int8 covers.")?;
+        write!(
+            p,
+            "<h2>Activations</h2><p class=\"dim\">Bars: signal to noise, errors of earlier layers included. Distributions: log counts without exact zeros; shaded: what int8 covers."
+        )?;
         write!(p, "<table><tr><th>tensor<th>range<th>scale<th>zero<th>SQNR, dB<th><th>distribution")?;
         for t in &r.tensors {
             let covered = t.parameters.range();

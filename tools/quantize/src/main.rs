@@ -3,15 +3,15 @@
 
 use clap::{Args, Parser, Subcommand};
 use edge_infer::metadata::{Color, LABELS_KEY, PREPROCESS_KEY, Preprocess, Resize};
+use edge_infer::model::Model;
 use edge_quantize::data::Inputs;
+use edge_quantize::eval::Evaluation;
 use edge_quantize::observe::Calibrator;
 use edge_quantize::onnx::{self, ModelProto};
 use edge_quantize::pipeline::{self, Options, Recipe, quantize};
 use edge_quantize::plan::Residual;
 use edge_quantize::scheme::{ActivationType, WeightRange};
 use edge_quantize::sensitivity::{choose_float, sensitivity};
-use edge_infer::model::Model;
-use edge_quantize::eval::Evaluation;
 use edge_quantize::{Error, Result, dataset, fold, html, input};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message;
@@ -283,9 +283,9 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         )));
     }
     let sides = || std::iter::once(&model).chain(&float);
-    let preprocess = sides().find_map(|m| m.metadata().preprocess.clone()).ok_or_else(|| {
-        usage("neither model says how pictures are prepared; quantize with --size, --resize, --mean and --std")
-    })?;
+    let preprocess = sides()
+        .find_map(|m| m.metadata().preprocess.clone())
+        .ok_or_else(|| usage("neither model says how pictures are prepared; quantize with --size, --resize, --mean and --std"))?;
     let names = sides().map(|m| &m.metadata().labels).find(|l| !l.is_empty()).cloned().unwrap_or_default();
     let mut pictures = dataset::collect(&args.dataset, args.labels.as_deref(), &names, model.output_len())?;
     if let Some(n) = args.images {

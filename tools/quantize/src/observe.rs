@@ -216,7 +216,12 @@ impl Histogram {
         let width = (self.hi - self.lo) / BINS as f64;
         let bins_within = |counts: &mut dyn Iterator<Item = &u64>| {
             let mut seen = 0;
-            counts.take_while(|n| { seen += **n; seen <= allowed }).count()
+            counts
+                .take_while(|n| {
+                    seen += **n;
+                    seen <= allowed
+                })
+                .count()
         };
         let (below, above) = (bins_within(&mut self.counts.iter()), bins_within(&mut self.counts.iter().rev()));
         // Zero is always represented, so a tail ends there.

@@ -248,7 +248,8 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         let clamped = (is_op(node, "Relu") || is_op(node, "Clip"))
             && producer_of(&node.input[0]).is_some_and(|(p, n)| !int8[p] && asked(n) && used.get(&node.input[0]) == Some(&1));
         let kept = (asked(node) || clamped).then(|| "kept in float, as asked".to_string());
-        let reason = kept.or_else(|| obstacle(node, &constants, shapes, &used)).or_else(|| constant().then(|| "its input is constant".to_string()));
+        let reason =
+            kept.or_else(|| obstacle(node, &constants, shapes, &used)).or_else(|| constant().then(|| "its input is constant".to_string()));
         match reason {
             None => int8[i] = true,
             // Shape arithmetic is not worth a word.

@@ -94,7 +94,9 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, measured: &Measured, range: We
     for (i, mut node) in nodes.into_iter().enumerate() {
         let tensor = node.output.first().cloned().unwrap_or_default();
         // A clamp that its QuantizeLinear performs anyway is left out.
-        if let (Some(before), Some(p)) = (plan.fused.get(&tensor), params.get(tensor.as_str()).filter(|_| planned.contains(tensor.as_str()))) {
+        if let (Some(before), Some(p)) =
+            (plan.fused.get(&tensor), params.get(tensor.as_str()).filter(|_| planned.contains(tensor.as_str())))
+        {
             let (lo, hi) = clamp_bounds(&node, &constants).unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
             let (bottom, top) = p.range();
             // One part in a million: the rounding of the f32 scale.
@@ -125,10 +127,14 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, measured: &Measured, range: We
             let groups = usize::try_from(attr_int(&node, "group", 1)).unwrap_or(1).max(1);
             let inputs = dims.get(1).copied().unwrap_or(1) * groups;
             // A Gemm behind a Flatten of pictures sees one mean per channel as well: `taps` are the pixels.
-            let inputs = means.map(|m| InputMeans { means: m, groups, taps: match dims.len() {
-                2 => (inputs / m.len()).max(1),
-                _ => dims[2..].iter().product(),
-            } });
+            let inputs = means.map(|m| InputMeans {
+                means: m,
+                groups,
+                taps: match dims.len() {
+                    2 => (inputs / m.len()).max(1),
+                    _ => dims[2..].iter().product(),
+                },
+            });
             let q = quantize_weights(&f32_data(weight)?, &bias, channels, params[source.as_str()].scale, range, inputs.as_ref());
             w.written.layers.push(layer_report(&node, &dims, &q));
             node.input[1] =

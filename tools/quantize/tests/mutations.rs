@@ -60,8 +60,28 @@ impl Rng {
 
 const INTS: &[i64] = &[0, -1, 1, 2, 3, 7, 64, 1 << 12, 1 << 20, 1 << 31, 1 << 40, i64::MAX, i64::MIN];
 const OPS: &[&str] = &[
-    "Conv", "Gemm", "Add", "Relu", "Pad", "Reshape", "Transpose", "Squeeze", "Expand", "Tile", "ConstantOfShape", "Resize", "MaxPool", "If", "Concat",
-    "ReduceMean", "BatchNormalization", "Softmax", "NoSuchOperator", "Identity", "Dropout", "Cast",
+    "Conv",
+    "Gemm",
+    "Add",
+    "Relu",
+    "Pad",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Expand",
+    "Tile",
+    "ConstantOfShape",
+    "Resize",
+    "MaxPool",
+    "If",
+    "Concat",
+    "ReduceMean",
+    "BatchNormalization",
+    "Softmax",
+    "NoSuchOperator",
+    "Identity",
+    "Dropout",
+    "Cast",
 ];
 
 fn mutate_bytes(bytes: &mut Vec<u8>, rng: &mut Rng) {
@@ -142,7 +162,9 @@ fn broken_models_neither_panic_nor_take_much_memory() {
         let limit = 2 * bytes.len() + (64 << 20);
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
-        if let Ok(f) = std::env::var("SEEDF") { std::fs::write(f, format!("{seed}")).unwrap(); }
+        if let Ok(f) = std::env::var("SEEDF") {
+            std::fs::write(f, format!("{seed}")).unwrap();
+        }
         let start = std::time::Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let model = input::decode(&bytes)?;

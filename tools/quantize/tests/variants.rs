@@ -50,7 +50,9 @@ fn half(t: &mut TensorProto) {
 /// the channels-last axes, MatMul: as converters from TensorFlow write it.
 fn channels_last(g: &mut GraphProto) {
     let nodes = std::mem::take(&mut g.node);
-    let perm = |name: &str, x: &str, y: &str| make_node("Transpose", &[x], y, vec![ints("perm", if name == "last" { &[0, 2, 3, 1] } else { &[0, 3, 1, 2] })]);
+    let perm = |name: &str, x: &str, y: &str| {
+        make_node("Transpose", &[x], y, vec![ints("perm", if name == "last" { &[0, 2, 3, 1] } else { &[0, 3, 1, 2] })])
+    };
     g.node.push(perm("first", "x", "x.first"));
     for mut n in nodes {
         n.input.iter_mut().filter(|i| *i == "x").for_each(|i| *i = "x.first".into());

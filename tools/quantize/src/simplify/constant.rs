@@ -8,7 +8,20 @@ use tract_onnx::prelude::*;
 
 /// Operators whose result is about as large as their operands: a broken file cannot make them take much memory.
 const FOLDED: &[&str] = &[
-    "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Cast", "Concat", "Gather", "Neg", "Sqrt", "Reciprocal", "Relu", "Shape",
+    "Transpose",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Flatten",
+    "Identity",
+    "Cast",
+    "Concat",
+    "Gather",
+    "Neg",
+    "Sqrt",
+    "Reciprocal",
+    "Relu",
+    "Shape",
 ];
 
 /// Elementwise operators, folded where one operand is a single value or both have the same dimensions.
@@ -33,7 +46,8 @@ pub fn fold(model: &mut ModelProto) -> Result<()> {
             let shape = node.input.get(1).and_then(|n| graph.initializer.iter().find(|t| t.name == *n)).and_then(|t| i64_data(t).ok());
             shape.is_some_and(|s| s.iter().try_fold(1i64, |n, &d| n.checked_mul(d.max(1))).is_some_and(|n| n <= 1 << 20))
         };
-        let known = is_default_domain(&node.domain) && (op == "Expand" && small() || FOLDED.contains(&op) || (ELEMENTWISE.contains(&op) && alike()));
+        let known = is_default_domain(&node.domain)
+            && (op == "Expand" && small() || FOLDED.contains(&op) || (ELEMENTWISE.contains(&op) && alike()));
         let free = node.output.len() == 1 && outputs(node).all(|o| !captured.contains(o) && !results.contains(o));
         if known && free && inputs(node).next().is_some() && inputs(node).all(|n| constant.contains(n)) {
             constant.extend(outputs(node));
@@ -51,7 +65,8 @@ pub fn fold(model: &mut ModelProto) -> Result<()> {
     names.iter().for_each(|n| expose(&mut part, n));
     let proto =
         ModelProto { ir_version: model.ir_version, opset_import: model.opset_import.clone(), graph: Some(part), ..Default::default() };
-    let values = guarded(|| tract_onnx::onnx().model_for_proto_model(&proto)?.into_typed()?.into_decluttered()?.into_runnable()?.run(tvec!()));
+    let values =
+        guarded(|| tract_onnx::onnx().model_for_proto_model(&proto)?.into_typed()?.into_decluttered()?.into_runnable()?.run(tvec!()));
     let Ok(values) = values else { return Ok(()) };
     let mut made = Vec::with_capacity(names.len());
     for (name, value) in names.iter().zip(&values) {

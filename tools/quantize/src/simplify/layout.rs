@@ -10,7 +10,21 @@ use std::collections::{HashMap, HashSet};
 use tract_onnx::pb::type_proto::Value as Type;
 
 const ELEMENTWISE: &[&str] = &[
-    "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Identity", "Dropout", "Cast", "Neg", "Abs", "Exp", "Sqrt",
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Elu",
+    "Identity",
+    "Dropout",
+    "Cast",
+    "Neg",
+    "Abs",
+    "Exp",
+    "Sqrt",
 ];
 const BINARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min"];
 const REDUCTIONS: &[&str] = &["ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin"];

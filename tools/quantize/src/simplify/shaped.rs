@@ -1,7 +1,7 @@
 //! Rewritings that need shapes: reshapes that flatten, automatic paddings, Pad before Conv, lone BatchNorms.
 
-use crate::fold::{Scaling, scaling_of};
 use crate::float::Shapes;
+use crate::fold::{Scaling, scaling_of};
 use crate::onnx::*;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
@@ -73,7 +73,8 @@ fn pointwise_heads(graph: &mut GraphProto, shapes: &mut Shapes) -> Result<()> {
     let mut names = all_names(graph);
     for at in 0..graph.node.len() {
         let flat = graph.node[at].clone();
-        let Some(conv_at) = graph.node[..at].iter().position(|n| is_op(n, "Conv") && is_op(&flat, "Flatten") && n.output[0] == flat.input[0])
+        let Some(conv_at) =
+            graph.node[..at].iter().position(|n| is_op(n, "Conv") && is_op(&flat, "Flatten") && n.output[0] == flat.input[0])
         else {
             continue;
         };
@@ -164,7 +165,8 @@ fn merge_pads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
         let Some(pads) = zero_padding(&node, &constants).filter(|_| !pinned.contains(&node.output[0])) else { continue };
         let source = node.input[0].clone();
         let positive = graph.node.iter().any(|n| {
-            let clip = || n.input.get(1).and_then(|lo| constants.get(lo)).and_then(|t| f32_data(t).ok()).is_some_and(|v| v[..] >= [0.0][..]);
+            let clip =
+                || n.input.get(1).and_then(|lo| constants.get(lo)).and_then(|t| f32_data(t).ok()).is_some_and(|v| v[..] >= [0.0][..]);
             n.output.first() == Some(&source) && (is_op(n, "Relu") || is_op(n, "Sigmoid") || (is_op(n, "Clip") && clip()))
         });
         let readers: Vec<usize> = (0..graph.node.len()).filter(|&i| graph.node[i].input.contains(&node.output[0])).collect();
