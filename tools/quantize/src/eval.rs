@@ -84,6 +84,8 @@ struct Outcome {
     noise: f64,
 }
 
+type Outcomes = HashMap<PathBuf, Outcome>;
+
 /// First line of a state file: what it belongs to.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Header {
@@ -189,7 +191,7 @@ impl Evaluation<'_> {
     }
 
     /// Reads what a state file holds and leaves it ready to append; a line that was cut off is dropped.
-    fn resume(&self) -> Result<(HashMap<PathBuf, Outcome>, Option<(PathBuf, File)>)> {
+    fn resume(&self) -> Result<(Outcomes, Option<(PathBuf, File)>)> {
         let Some(path) = self.state else { return Ok((HashMap::new(), None)) };
         let io = |e| Error::io(path, e);
         let bytes = |p: &Path| std::fs::metadata(p).map(|m| m.len()).map_err(|e| Error::io(p, e));
@@ -229,7 +231,7 @@ impl Evaluation<'_> {
         Ok((outcomes, Some((path.to_owned(), file))))
     }
 
-    fn report(&self, outcomes: &HashMap<PathBuf, Outcome>, resumed: usize, seconds: f64) -> EvalReport {
+    fn report(&self, outcomes: &Outcomes, resumed: usize, seconds: f64) -> EvalReport {
         let all = outcomes.len();
         let count = |f: &dyn Fn(&Outcome) -> bool| outcomes.values().filter(|o| f(o)).count();
         let accuracy = |side: usize, path: &Path| Accuracy {

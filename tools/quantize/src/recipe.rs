@@ -32,20 +32,20 @@ pub enum Recipe {
     Fast,
     /// Ranges of least squared error; every input runs twice.
     Balanced,
-    /// As balanced, with weight ranges of least squared error and corrected biases; every input runs three times.
+    /// As balanced, with corrected biases; every input runs three times.
     Best,
 }
 
 impl Recipe {
     /// Its choices.
     pub fn options(self) -> Options {
-        let best = self == Recipe::Best;
         Options {
             calibrator: if self == Recipe::Fast { Calibrator::Minmax } else { Calibrator::Mse },
             activations: ActivationType::Uint8,
             residual: Residual::Fused,
-            weights: if best { WeightRange::Mse } else { WeightRange::Absmax },
-            bias_correction: best,
+            // Narrower weight ranges cost more at the large weights than they gain at the small ones.
+            weights: WeightRange::Absmax,
+            bias_correction: self == Recipe::Best,
             equalize: false,
             keep_float: Vec::new(),
         }

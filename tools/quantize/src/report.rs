@@ -97,6 +97,9 @@ pub struct Report {
     pub seconds: f64,
 }
 
+/// Energy of the signal and of the error, per tensor.
+type Sums = Vec<(f64, f64)>;
+
 /// Compares two runners: output 0 is the logits, outputs from `skip` on correspond.
 /// Returns the evaluation and one SQNR per compared tensor.
 pub fn evaluate(
@@ -108,7 +111,7 @@ pub fn evaluate(
     images: &[usize],
     tick: &(dyn Fn() + Sync),
 ) -> Result<(Evaluation, Vec<f64>)> {
-    let one = |&i: &usize| -> Result<(Option<Change>, Vec<(f64, f64)>)> {
+    let one = |&i: &usize| -> Result<(Option<Change>, Sums)> {
         let input = inputs.load(i)?;
         let mut want: Vec<Vec<f32>> = vec![Vec::new(); skip + tensors];
         float.run(&input, |t, _, v| want[t] = v.to_vec())?;

@@ -162,9 +162,6 @@ fn broken_models_neither_panic_nor_take_much_memory() {
         let limit = 2 * bytes.len() + (64 << 20);
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
-        if let Ok(f) = std::env::var("SEEDF") {
-            std::fs::write(f, format!("{seed}")).unwrap();
-        }
         let start = std::time::Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let model = input::decode(&bytes)?;
