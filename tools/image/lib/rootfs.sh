@@ -73,6 +73,7 @@ build_rootfs() {
 # pack_squashfs TAR OUT : the archive as a read-only file system.
 pack_squashfs() {
   # The tool rejects SOURCE_DATE_EPOCH beside explicit times, and would take the time of day without either.
-  env -u SOURCE_DATE_EPOCH sqfstar -quiet -no-progress -reproducible -mkfs-time "$SOURCE_DATE_EPOCH" -comp zstd -b 256K \
+  env -u SOURCE_DATE_EPOCH sqfstar -quiet -no-progress -reproducible -mkfs-time "$SOURCE_DATE_EPOCH" -root-time "$SOURCE_DATE_EPOCH" -root-mode 0755 \
+    -comp zstd -b 256K \
     "$2" <"$1" >&2
 }
