@@ -23,15 +23,30 @@ check_system() {
   fi
 }
 
-power_off() {
-  on_device 'sudo systemctl poweroff' 2>/dev/null || true
+# leave poweroff|reboot : QEMU ends in both cases (-no-reboot).
+leave() {
+  on_device "sudo systemctl $1" 2>/dev/null || true
   local end=$((SECONDS + 180))
   while kill -0 "$qemu_pid" 2>/dev/null; do
-    ((SECONDS < end)) || die "did not switch off within 180 s"
+    ((SECONDS < end)) || die "no $1 within 180 s"
     sleep 1
   done
   wait "$qemu_pid" 2>/dev/null || true
   qemu_pid=''
+}
+
+# check_update : into the other slot, started from there, confirmed by its self-test, and the same way back.
+check_update() {
+  local slot
+  for slot in b a; do
+    say "update into slot $slot"
+    on_device 'sudo edge-update -' <"$update" || die "edge-update failed"
+    leave reboot
+    start_qemu "$machine" "$disk" "$logs/$machine-update-$slot.log"
+    wait_for "slot $slot passed its self-test and stays" "$timeout"
+    wait_for_ssh "$timeout"
+    on_device 'edge-update --show' | grep "slot $slot," || die "slot $slot does not run"
+  done
 }
 
 # check_data_offline : the data partition's file system, after its journal was replayed as a start would, has no error.
@@ -79,7 +94,7 @@ check_plug_pulls() {
     check_data_offline
     say "plug pulled $pull of $pulls, after $after ms of writing, $acknowledged files acknowledged: no error"
   done
-  power_off
+  leave poweroff
   check_data_offline
   say "pulled $pulls times; every acknowledged file is there and whole, no file system error"
 }

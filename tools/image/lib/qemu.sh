@@ -10,7 +10,7 @@ ssh_port=''
 # partition_offset IMAGE NUMBER : in bytes, from the image's own table.
 partition_offset() {
   local start
-  start=$(sfdisk --json "$1" | python3 -c 'import json,sys; print(json.load(sys.stdin)["partitiontable"]["partitions"][int(sys.argv[1]) - 1]["start"])' "$2")
+  start=$(sfdisk --json "$1" 2>/dev/null | python3 -c 'import json,sys; print(json.load(sys.stdin)["partitiontable"]["partitions"][int(sys.argv[1]) - 1]["start"])' "$2")
   echo $((start * 512))
 }
 

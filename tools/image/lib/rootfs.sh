@@ -70,9 +70,8 @@ build_rootfs() {
     "$DEBIAN_SUITE" "$out" - >"$log" 2>&1 || { tail -n 30 "$log" >&2 && die "Debian could not be installed; all messages: $log"; }
 }
 
-# pack_squashfs TAR OUT : the archive as a read-only file system.
+# pack_squashfs TAR OUT : the archive as a read-only file system. tar2sqfs, since squashfs-tools' sqfstar gives other bytes
+# every time.
 pack_squashfs() {
-  # The tool rejects SOURCE_DATE_EPOCH beside explicit times, and would take the time of day without either.
-  env -u SOURCE_DATE_EPOCH sqfstar -quiet -no-progress -reproducible -mkfs-time "$SOURCE_DATE_EPOCH" -comp zstd -Xcompression-level 19 -b 256K \
-    "$2" <"$1" >&2
+  tar2sqfs --quiet --no-skip --compressor zstd --comp-extra level=15 --block-size 262144 --defaults "mtime=$SOURCE_DATE_EPOCH" "$2" <"$1" >&2
 }
