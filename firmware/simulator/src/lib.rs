@@ -1,7 +1,7 @@
 //! Sensors that are not there: their registers behind `embedded-hal` buses, and pictures that follow from what is written
 //! to them. A driver that sets the wrong register gets the wrong picture, or none.
 //!
-//! Addresses and bits are taken from the datasheets once more, not from the drivers.
+//! Addresses and bits are written down here a second time, not taken from the drivers: a slip in one shows against the other.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
