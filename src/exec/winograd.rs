@@ -4,7 +4,6 @@ use super::steps::share;
 use crate::kernels::Domain;
 use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, Sums, TILE, Values, transform_input, transform_output};
 use crate::plan::Winograd;
-use std::ops::Range;
 
 /// # Safety
 /// The arena holds the step's buffers and `scratch` its [`Winograd::scratch_bytes`], 64-byte aligned, this thread's alone;
@@ -25,8 +24,8 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
     let m = unsafe { v.add(POINTS * conv.strip * depth) }.cast::<i32>();
     for first in tiles.clone().step_by(conv.strip) {
         let strip = first..(first + conv.strip).min(tiles.end);
-        for (row, tile) in strip.clone().enumerate() {
-            unsafe { load_tile(domain, conv, arena, tile, v.add(row * depth)) };
+        for (row, index) in strip.clone().enumerate() {
+            unsafe { load_tile(domain, conv, arena, conv.tile(index), v.add(row * depth)) };
         }
         let panel = depth * nr;
         for block in blocks.clone() {
@@ -34,16 +33,18 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
             for start in (0..strip.len()).step_by(conv.batch) {
                 let batch = start..(start + conv.batch).min(strip.len());
                 for point in 0..POINTS {
-                    for row in batch.clone().step_by(mr) {
+                    let needing = conv.needing(point);
+                    let rows = batch.start.max(needing.start.saturating_sub(first))..batch.end.min(needing.end.saturating_sub(first));
+                    for row in rows.clone().step_by(mr) {
                         let v = unsafe { v.add((point * conv.strip + row) * depth) };
                         let m = unsafe { m.add((point * conv.batch + row - start) * nr) };
-                        unsafe { (conv.kernel.run)(v, weights.add(point * panel), m, depth, mr.min(batch.end - row)) };
+                        unsafe { (conv.kernel.run)(v, weights.add(point * panel), m, depth, mr.min(rows.end - row)) };
                     }
                 }
                 for row in batch.clone() {
                     for channel in (0..nr).step_by(OUT_LANES) {
                         let product = |point: usize| unsafe { Sums::load(m.add((point * conv.batch + row - start) * nr + channel)) };
-                        unsafe { store_tile(domain, conv, arena, first + row, block * nr + channel, product) };
+                        unsafe { store_tile(domain, conv, arena, conv.tile(first + row), block * nr + channel, product) };
                     }
                 }
             }
@@ -56,9 +57,8 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
 /// # Safety
 /// As [`run`]; `v` has a row to write at every point.
 #[inline(never)]
-unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usize, v: *mut i16) {
+unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, [ty, tx]: [usize; 2], v: *mut i16) {
     let (src, point_stride) = (&conv.src, conv.strip * conv.depth);
-    let (ty, tx) = (tile / conv.tiles[1], tile % conv.tiles[1]);
     // A partial tile at the bottom or right reads pixels that only outputs outside the picture would use: any will do.
     let rows = src.rows() - 1;
     let columns = src.shape[1] + src.halo[1] + src.halo[3] - 1;
@@ -69,7 +69,7 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usi
         // SAFETY: pixels lie in the slot; the last channels may read up to LANES − 1 bytes of its slack, or of the next pixel,
         // which meet zero weights.
         let value = |i: usize, j: usize| unsafe { Values::widen(domain, arena.add(pixel(i, j))) };
-        transform_input(value, |point, values| unsafe { values.store(v.add(point * point_stride + channel)) });
+        transform_input(conv.outputs([ty, tx]), value, |point, values| unsafe { values.store(v.add(point * point_stride + channel)) });
     }
 }
 
@@ -78,24 +78,21 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, tile: usi
 /// # Safety
 /// As [`run`].
 #[inline(never)]
-unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: usize, channel: usize, product: impl Fn(usize) -> Sums) {
+unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: [usize; 2], channel: usize, product: impl Fn(usize) -> Sums) {
     let (dst, channels) = (&conv.dst, conv.dst.shape[2]);
     if channel >= channels {
         return;
     }
     let n = OUT_LANES.min(channels - channel);
-    let inside = |tile: usize, size: usize| -> Range<usize> { tile * TILE..(tile * TILE + TILE).min(size) };
-    let (ys, xs) = (inside(tile / conv.tiles[1], dst.shape[0]), inside(tile % conv.tiles[1], dst.shape[1]));
+    let outputs = conv.outputs(tile);
+    let [first_y, first_x] = tile.map(|t| t * TILE);
     let lanes = channel..channel + OUT_LANES;
     // SAFETY: `bias` and `mult` are padded to whole blocks.
     let finish =
         unsafe { Finish::new(conv.bias[lanes.clone()].as_ptr(), conv.mult[lanes].as_ptr(), conv.requant, conv.residual.map(|(_, p)| p)) };
-    transform_output(product, |i, row| {
-        let y = ys.start + i;
-        if y >= ys.end {
-            return;
-        }
-        for (x, sums) in xs.clone().zip(row) {
+    transform_output(outputs, product, |i, row| {
+        let y = first_y + i;
+        for (x, &sums) in (first_x..).zip(&row[..outputs[1]]) {
             let mut bytes = [0u8; OUT_LANES];
             // SAFETY: `n` channels of a pixel of the picture; the residual has the output's shape.
             unsafe {

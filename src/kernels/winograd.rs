@@ -10,6 +10,9 @@
 //! All of it is ring arithmetic modulo 2³², so sums may wrap: `576·Y` comes out exactly modulo 2³². 576 = 64·9, and 9
 //! has an inverse modulo 2³²; thus `Y` is exact if `|Y| < 2²⁵`, which [`is_exact`] proves from the real weights of each
 //! output channel. Results then equal the direct convolution bit for bit.
+//!
+//! A tile at the edge of the picture may have only three or two outputs a side. F(3, 3) and F(2, 3) need five and four of the
+//! same points, so it takes the same `U` and leaves out the rest (see [`points`]).
 
 use super::Domain;
 
@@ -21,8 +24,6 @@ pub const PATCH: usize = 6;
 pub const POINTS: usize = PATCH * PATCH;
 /// 9⁻¹ modulo 2³².
 pub(super) const INVERSE_OF_9: i32 = 954_437_177;
-/// log₂ of what `output_1d` leaves out of each result.
-const LEFT_OUT: [u32; TILE] = [0, 1, 2, 2];
 
 /// The i16 matrix product of one instruction set: `m[i][j] = Σ_k v[i][k]·u[k][j]` modulo 2³².
 #[derive(Debug, Clone, Copy)]
@@ -117,55 +118,99 @@ pub trait Ring: Copy {
     fn shifted<const N: i32>(self) -> Self;
 }
 
-/// `Bᵀ d`
-#[inline(always)]
-fn input_1d<V: Ring>(d: [V; PATCH]) -> [V; PATCH] {
-    let (a, b) = (d[4].minus(d[2].shifted::<2>()), d[3].minus(d[1].shifted::<2>()));
-    let (c, e) = (d[4].minus(d[2]), d[3].minus(d[1]).shifted::<1>());
-    [d[0].minus(d[2]).shifted::<2>().plus(c), a.plus(b), a.minus(b), c.plus(e), c.minus(e), d[5].minus(d[3]).minus(e.shifted::<1>())]
+/// The points, of 0, 1, −1, 2, −2, ∞, that a side with this many outputs needs.
+pub fn points(outputs: usize) -> &'static [usize] {
+    match outputs {
+        0..=2 => &[0, 1, 2, 5],
+        3 => &[0, 1, 2, 3, 5],
+        _ => &[0, 1, 2, 3, 4, 5],
+    }
 }
 
-/// `V = Bᵀ d B` of one patch, given and stored point by point, row-major.
+/// `Bᵀ d` for a side of `outputs`; points that it does not need hold anything.
 #[inline(always)]
-pub fn transform_input<V: Ring>(d: impl Fn(usize, usize) -> V, mut store: impl FnMut(usize, V)) {
+fn input_1d<V: Ring>(outputs: usize, d: [V; PATCH]) -> [V; PATCH] {
+    match outputs {
+        // x³ − x and its quotients.
+        0..=2 => [d[2].minus(d[0]), d[1].plus(d[2]), d[2].minus(d[1]), d[0], d[0], d[3].minus(d[1])],
+        // x⁴ − 2x³ − x² + 2x
+        3 => {
+            let (a, b) = (d[3].minus(d[1]), d[3].minus(d[2]));
+            let two = |v: V| v.shifted::<1>();
+            [two(d[0].minus(d[2])).plus(a), b.minus(two(d[1])), b.plus(two(d[1].minus(d[2]))), a, d[0], d[4].minus(d[2]).minus(two(a))]
+        }
+        // x⁵ − 5x³ + 4x
+        _ => {
+            let (a, b) = (d[4].minus(d[2].shifted::<2>()), d[3].minus(d[1].shifted::<2>()));
+            let (c, e) = (d[4].minus(d[2]), d[3].minus(d[1]).shifted::<1>());
+            [
+                d[0].minus(d[2]).shifted::<2>().plus(c),
+                a.plus(b),
+                a.minus(b),
+                c.plus(e),
+                c.minus(e),
+                d[5].minus(d[3]).minus(e.shifted::<1>()),
+            ]
+        }
+    }
+}
+
+/// `V = Bᵀ d B` of one patch, given and stored point by point, row-major; `outputs` down and across.
+#[inline(always)]
+pub fn transform_input<V: Ring>(outputs: [usize; 2], d: impl Fn(usize, usize) -> V, mut store: impl FnMut(usize, V)) {
     let mut columns = [[d(0, 0); PATCH]; PATCH];
     for x in 0..PATCH {
-        columns[x] = input_1d([d(0, x), d(1, x), d(2, x), d(3, x), d(4, x), d(5, x)]);
+        columns[x] = input_1d(outputs[0], [d(0, x), d(1, x), d(2, x), d(3, x), d(4, x), d(5, x)]);
     }
-    for y in 0..PATCH {
-        let row = input_1d([columns[0][y], columns[1][y], columns[2][y], columns[3][y], columns[4][y], columns[5][y]]);
-        for x in 0..PATCH {
+    for &y in points(outputs[0]) {
+        let row = input_1d(outputs[1], [columns[0][y], columns[1][y], columns[2][y], columns[3][y], columns[4][y], columns[5][y]]);
+        for &x in points(outputs[1]) {
             store(y * PATCH + x, row[x]);
         }
     }
 }
 
-/// `Âᵀ m`, each result without its power of two [`LEFT_OUT`].
+/// `24·Âᵀ m` of a side of `outputs`, each result without its power of two [`left_out`].
 #[inline(always)]
-fn output_1d<V: Ring>(m: [V; PATCH]) -> [V; TILE] {
-    let (s, d) = (m[1].plus(m[2]), m[1].minus(m[2]));
-    let (t, e) = (m[3].plus(m[4]), m[3].minus(m[4]));
+fn output_1d<V: Ring>(outputs: usize, m: [V; PATCH]) -> [V; TILE] {
     let triple = |v: V| v.plus(v.shifted::<1>());
-    [
-        triple(m[0]).minus(s.shifted::<1>()).shifted::<1>().plus(t),
-        e.minus(d.shifted::<1>()),
-        t.minus(s),
-        e.plus(triple(m[5])).shifted::<1>().minus(d),
-    ]
+    let two = |v: V| v.shifted::<1>();
+    match outputs {
+        0..=2 => {
+            let first = triple(m[1].plus(m[2]).minus(two(m[0])));
+            let second = triple(m[1].minus(m[2]).plus(two(m[5])));
+            [first, second, first, first]
+        }
+        3 => {
+            let (a, b) = (triple(m[1]), two(m[3]));
+            [triple(m[0]).minus(a).minus(m[2]).plus(m[3]), m[2].minus(a).plus(b), two(b.plus(triple(m[5]))).minus(a).minus(m[2]), a]
+        }
+        _ => {
+            let (s, d) = (m[1].plus(m[2]), m[1].minus(m[2]));
+            let (t, e) = (m[3].plus(m[4]), m[3].minus(m[4]));
+            [two(triple(m[0]).minus(two(s))).plus(t), e.minus(two(d)), t.minus(s), two(e.plus(triple(m[5]))).minus(d)]
+        }
+    }
 }
 
-/// `Y` of one tile from its [`POINTS`] products, row by row.
+/// log₂ of what [`output_1d`] leaves out of result `i`.
 #[inline(always)]
-pub fn transform_output(m: impl Fn(usize) -> Sums, mut row: impl FnMut(usize, [Sums; TILE])) {
+fn left_out(outputs: usize, i: usize) -> u32 {
+    if outputs == TILE { [0, 1, 2, 2][i] } else { 2 }
+}
+
+/// `Y` of one tile of `outputs` down and across from its products, row by row; results beyond `outputs` hold anything.
+#[inline(always)]
+pub fn transform_output(outputs: [usize; 2], m: impl Fn(usize) -> Sums, mut row: impl FnMut(usize, [Sums; TILE])) {
     let mut columns = [[m(0); TILE]; PATCH];
-    for x in 0..PATCH {
-        columns[x] = output_1d([m(x), m(PATCH + x), m(2 * PATCH + x), m(3 * PATCH + x), m(4 * PATCH + x), m(5 * PATCH + x)]);
+    for &x in points(outputs[1]) {
+        columns[x] = output_1d(outputs[0], [m(x), m(PATCH + x), m(2 * PATCH + x), m(3 * PATCH + x), m(4 * PATCH + x), m(5 * PATCH + x)]);
     }
-    for i in 0..TILE {
-        let mut y = output_1d([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
-        for j in 0..TILE {
+    for i in 0..outputs[0] {
+        let mut y = output_1d(outputs[1], [columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
+        for j in 0..outputs[1] {
             // y · 2^(left out) = 576·Y, so y · 9⁻¹ = Y · 2^(6 − left out): exact, with room for the sign.
-            y[j] = y[j].divide(6 - LEFT_OUT[i] - LEFT_OUT[j]);
+            y[j] = y[j].divide(6 - left_out(outputs[0], i) - left_out(outputs[1], j));
         }
         row(i, y);
     }
@@ -331,13 +376,14 @@ mod tests {
     use super::*;
 
     /// One patch through the transforms, the same in every channel; what the first one gives.
-    fn convolve(d: &[[u8; PATCH]; PATCH], domain: Domain, filters: &[[i8; 9]]) -> [[i32; TILE]; TILE] {
+    fn convolve(d: &[[u8; PATCH]; PATCH], domain: Domain, filters: &[[i8; 9]], outputs: [usize; 2]) -> [[i32; TILE]; TILE] {
         // SAFETY (all blocks below): arrays of one register's size.
         let lanes = d.map(|row| row.map(|byte| unsafe { Values::widen(domain, [byte; LANES].as_ptr()) }));
         let mut m = [[0i32; OUT_LANES]; POINTS];
         for g in filters {
             let u = transform_filter(*g);
             transform_input(
+                outputs,
                 |y, x| lanes[y][x],
                 |point, v| {
                     let mut values = [0; LANES];
@@ -347,7 +393,7 @@ mod tests {
             );
         }
         let mut y = [[0; TILE]; TILE];
-        transform_output(|point| unsafe { Sums::load(m[point].as_ptr()) }, |i, row| y[i] = row.map(|sums| sums.to_array()[0]));
+        transform_output(outputs, |point| unsafe { Sums::load(m[point].as_ptr()) }, |i, row| y[i] = row.map(|sums| sums.to_array()[0]));
         y
     }
 
@@ -374,7 +420,13 @@ mod tests {
                 .map(|_| std::array::from_fn(|_| if extreme { if byte() & 1 == 0 { -128 } else { 127 } } else { byte() as i8 }))
                 .collect();
             assert!(is_exact(domain, filters.as_flattened()));
-            assert_eq!(convolve(&d, domain, &filters), direct(&d, domain, &filters), "round {round}");
+            let expected = direct(&d, domain, &filters);
+            for outputs in [[4, 4], [3, 4], [4, 2], [3, 3], [2, 3], [1, 1], [4, 1]] {
+                let found = convolve(&d, domain, &filters, outputs);
+                for y in 0..outputs[0] {
+                    assert_eq!(found[y][..outputs[1]], expected[y][..outputs[1]], "round {round}, {outputs:?}, row {y}");
+                }
+            }
         }
     }
 
@@ -387,6 +439,8 @@ mod tests {
         // Just above it, the result really can be wrong: the proof is not idle.
         let filters = vec![[127i8; 9]; 120];
         let d = [[255u8; PATCH]; PATCH];
-        assert!(!is_exact(Domain::U8, filters.as_flattened()) && convolve(&d, Domain::U8, &filters) != direct(&d, Domain::U8, &filters));
+        assert!(
+            !is_exact(Domain::U8, filters.as_flattened()) && convolve(&d, Domain::U8, &filters, [4, 4]) != direct(&d, Domain::U8, &filters)
+        );
     }
 }

@@ -11,9 +11,10 @@ pub use build::{Policy, build, target_shapes};
 pub use file::{Compiled, Fingerprint, is_compiled, open, save};
 
 use crate::graph::Window;
-use crate::kernels::winograd::{POINTS, WinogradKernel};
+use crate::kernels::winograd::{PATCH, POINTS, TILE, WinogradKernel, points};
 use crate::kernels::{ConvKernel, Requant, ResidualParams, Run};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// A tensor's place in the arena: NHWC (batch 1), with a halo of zero-point pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +128,54 @@ pub struct Winograd {
 }
 
 impl Winograd {
+    /// Whole tiles down and across.
+    fn whole(&self) -> [usize; 2] {
+        [self.dst.shape[0] / TILE, self.dst.shape[1] / TILE]
+    }
+
+    /// Row and column of tile `index`. Those cut by the right edge come first, then whole ones, then those cut by the bottom,
+    /// then the corner: whatever points a tile needs, those that need it are neighbours.
+    pub fn tile(&self, index: usize) -> [usize; 2] {
+        let ([h, w], right) = (self.whole(), self.right());
+        if index < right {
+            [index, w]
+        } else if index < right + h * w {
+            [(index - right) / w, (index - right) % w]
+        } else {
+            // Without a bottom edge there are none left.
+            [h, index - right - h * w]
+        }
+    }
+
+    /// Number of tiles cut by the right edge only.
+    fn right(&self) -> usize {
+        let [h, w] = self.whole();
+        if self.tiles[1] > w { h } else { 0 }
+    }
+
+    /// Outputs of a tile down and across.
+    pub fn outputs(&self, tile: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|side| TILE.min(self.dst.shape[side] - tile[side] * TILE))
+    }
+
+    /// Indices of the tiles that need `point`.
+    pub fn needing(&self, point: usize) -> Range<usize> {
+        let ([h, w], right) = (self.whole(), self.right());
+        let skipped = |side: usize, point: usize| {
+            let cut = self.dst.shape[side] % TILE;
+            cut != 0 && !points(cut).contains(&point)
+        };
+        let (skips_bottom, skips_right) = (skipped(0, point / PATCH), skipped(1, point % PATCH));
+        let start = if skips_right { right } else { 0 };
+        let end = match (skips_bottom, skips_right) {
+            (true, _) => right + h * w,
+            // All but the corner.
+            (false, true) => right + self.tiles[0] * w,
+            (false, false) => self.tiles[0] * self.tiles[1],
+        };
+        start..end
+    }
+
     /// What each thread needs for transformed inputs and products.
     pub fn scratch_bytes(&self) -> usize {
         POINTS * (2 * self.strip * self.depth + 4 * self.batch * self.kernel.nr)
