@@ -71,15 +71,26 @@ fn hotter(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     a.into_iter().chain(b).max_by(f64::total_cmp)
 }
 
-/// A thread that reads sensors until [`Monitor::stop`].
-pub struct Monitor {
-    stop: SyncSender<()>,
-    thread: JoinHandle<Conditions>,
+/// Reads sensors until [`Monitor::stop`].
+pub enum Monitor {
+    /// There are none: not even a thread is worth its disturbance.
+    Blind(Conditions),
+    /// A thread of its own.
+    Watching {
+        /// Ends it.
+        stop: SyncSender<()>,
+        /// Gives what it saw.
+        thread: JoinHandle<Conditions>,
+    },
 }
 
 impl Monitor {
     /// Starts looking at `cpus` (all of them, where it is empty), of which `threads` are at work.
     pub fn start(board: &Board, cpus: &[usize], threads: usize) -> std::io::Result<Monitor> {
+        let first = board.snapshot();
+        if first.mhz.is_empty() && first.hottest().is_none() && first.throttled.is_none() && first.rails.is_empty() {
+            return Ok(Monitor::Blind(Conditions::default()));
+        }
         let (stop, stopped) = sync_channel(1);
         let (board, cpus) = (board.clone(), cpus.to_vec());
         let thread = std::thread::Builder::new().name("edge-monitor".into()).spawn(move || {
@@ -96,13 +107,18 @@ impl Monitor {
                 }
             }
         })?;
-        Ok(Monitor { stop, thread })
+        Ok(Monitor::Watching { stop, thread })
     }
 
     /// What was seen.
     pub fn stop(self) -> Conditions {
-        let _ = self.stop.send(());
-        self.thread.join().unwrap_or_default()
+        match self {
+            Monitor::Blind(nothing) => nothing,
+            Monitor::Watching { stop, thread } => {
+                let _ = stop.send(());
+                thread.join().unwrap_or_default()
+            }
+        }
     }
 }
 
