@@ -56,7 +56,7 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
 ///
 /// # Safety
 /// As [`run`]; `v` has a row to write at every point.
-#[inline(never)]
+#[inline(always)]
 unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, [ty, tx]: [usize; 2], v: *mut i16) {
     let (src, point_stride) = (&conv.src, conv.strip * conv.depth);
     // A partial tile at the bottom or right reads pixels that only outputs outside the picture would use: any will do.
@@ -77,7 +77,7 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, [ty, tx]:
 ///
 /// # Safety
 /// As [`run`].
-#[inline(never)]
+#[inline(always)]
 unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: [usize; 2], channel: usize, product: impl Fn(usize) -> Sums) {
     let (dst, channels) = (&conv.dst, conv.dst.shape[2]);
     if channel >= channels {
@@ -90,19 +90,21 @@ unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: [usi
     // SAFETY: `bias` and `mult` are padded to whole blocks.
     let finish =
         unsafe { Finish::new(conv.bias[lanes.clone()].as_ptr(), conv.mult[lanes].as_ptr(), conv.requant, conv.residual.map(|(_, p)| p)) };
-    transform_output(outputs, product, |i, row| {
-        let y = first_y + i;
-        for (x, &sums) in (first_x..).zip(&row[..outputs[1]]) {
+    // Plain loops: closures would not be compiled for this function's instruction set.
+    let sums = transform_output(outputs, product);
+    for i in 0..outputs[0] {
+        for j in 0..outputs[1] {
+            let (y, x) = (first_y + i, first_x + j);
             let mut bytes = [0u8; OUT_LANES];
             // SAFETY: `n` channels of a pixel of the picture; the residual has the output's shape.
             unsafe {
                 if let Some((residual, _)) = &conv.residual {
                     copy(arena.add(residual.at(y, x) + channel), bytes.as_mut_ptr(), n);
                 }
-                copy(finish.pixel(domain, sums, &bytes).as_ptr(), arena.add(dst.at(y, x) + channel), n);
+                copy(finish.pixel(domain, sums[i][j], &bytes).as_ptr(), arena.add(dst.at(y, x) + channel), n);
             }
         }
-    });
+    }
 }
 
 /// Copies up to [`OUT_LANES`] bytes, all of them in one move.

@@ -157,7 +157,13 @@ fn input_1d<V: Ring>(outputs: usize, d: [V; PATCH]) -> [V; PATCH] {
 
 /// `V = Bᵀ d B` of one patch, given and stored point by point, row-major; `outputs` down and across.
 #[inline(always)]
-pub fn transform_input<V: Ring>(outputs: [usize; 2], d: impl Fn(usize, usize) -> V, mut store: impl FnMut(usize, V)) {
+pub fn transform_input<V: Ring>(outputs: [usize; 2], d: impl Fn(usize, usize) -> V, store: impl FnMut(usize, V)) {
+    // Most tiles are whole: a copy without branches is theirs.
+    if outputs == [TILE; 2] { input_2d([TILE; 2], d, store) } else { input_2d(outputs, d, store) }
+}
+
+#[inline(always)]
+fn input_2d<V: Ring>(outputs: [usize; 2], d: impl Fn(usize, usize) -> V, mut store: impl FnMut(usize, V)) {
     let mut columns = [[d(0, 0); PATCH]; PATCH];
     for x in 0..PATCH {
         columns[x] = input_1d(outputs[0], [d(0, x), d(1, x), d(2, x), d(3, x), d(4, x), d(5, x)]);
@@ -199,21 +205,27 @@ fn left_out(outputs: usize, i: usize) -> u32 {
     if outputs == TILE { [0, 1, 2, 2][i] } else { 2 }
 }
 
-/// `Y` of one tile of `outputs` down and across from its products, row by row; results beyond `outputs` hold anything.
+/// `Y` of one tile of `outputs` down and across from its products; results beyond `outputs` hold anything.
 #[inline(always)]
-pub fn transform_output(outputs: [usize; 2], m: impl Fn(usize) -> Sums, mut row: impl FnMut(usize, [Sums; TILE])) {
+pub fn transform_output(outputs: [usize; 2], m: impl Fn(usize) -> Sums) -> [[Sums; TILE]; TILE] {
+    if outputs == [TILE; 2] { output_2d([TILE; 2], m) } else { output_2d(outputs, m) }
+}
+
+#[inline(always)]
+fn output_2d(outputs: [usize; 2], m: impl Fn(usize) -> Sums) -> [[Sums; TILE]; TILE] {
     let mut columns = [[m(0); TILE]; PATCH];
     for &x in points(outputs[1]) {
         columns[x] = output_1d(outputs[0], [m(x), m(PATCH + x), m(2 * PATCH + x), m(3 * PATCH + x), m(4 * PATCH + x), m(5 * PATCH + x)]);
     }
+    let mut y = [columns[0]; TILE];
     for i in 0..outputs[0] {
-        let mut y = output_1d(outputs[1], [columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
+        y[i] = output_1d(outputs[1], [columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
         for j in 0..outputs[1] {
             // y · 2^(left out) = 576·Y, so y · 9⁻¹ = Y · 2^(6 − left out): exact, with room for the sign.
-            y[j] = y[j].divide(6 - left_out(outputs[0], i) - left_out(outputs[1], j));
+            y[i][j] = y[i][j].divide(6 - left_out(outputs[0], i) - left_out(outputs[1], j));
         }
-        row(i, y);
     }
+    y
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -392,9 +404,7 @@ mod tests {
                 },
             );
         }
-        let mut y = [[0; TILE]; TILE];
-        transform_output(outputs, |point| unsafe { Sums::load(m[point].as_ptr()) }, |i, row| y[i] = row.map(|sums| sums.to_array()[0]));
-        y
+        transform_output(outputs, |point| unsafe { Sums::load(m[point].as_ptr()) }).map(|row| row.map(|sums| sums.to_array()[0]))
     }
 
     fn direct(d: &[[u8; PATCH]; PATCH], domain: Domain, filters: &[[i8; 9]]) -> [[i32; TILE]; TILE] {
