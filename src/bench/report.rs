@@ -34,7 +34,7 @@ pub struct Report {
 pub struct Measurement {
     /// Path of the file.
     pub model: String,
-    /// Instruction set of the kernels; tract's float code chooses its own.
+    /// Instruction set of the kernels; `tract` where none of ours runs.
     pub isa: String,
     /// Threads of the integer kernels. tract runs float models on one.
     pub threads: usize,

@@ -44,6 +44,9 @@ pub struct Imported {
 /// Reads, lowers and plans a model file, or opens a compiled one; a fresh one beside `path` spares the import.
 pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
     if plan::is_compiled(path) {
+        if engine.policy == Policy::Tract {
+            return Err(Error::Usage(format!("{} is compiled for the integer kernels; tract needs the ONNX file", path.display())));
+        }
         return Ok(compiled(plan::open(path)?, engine));
     }
     let beside = path.with_extension(COMPILED_EXTENSION);
@@ -97,6 +100,9 @@ fn read(path: &Path, engine: &Engine) -> Result<Imported> {
     let graph = onnx::graph(&proto)?;
     let (input_name, dims) = onnx::data_input(graph)?;
     let input_shape = input_shape(&input_name, &dims, &metadata)?;
+    if engine.policy == Policy::Tract {
+        return assemble(lower::keep(proto, "tract was asked for")?, metadata, &input_name, input_shape, engine);
+    }
     let lowered = lower::lower(&proto)?;
     drop(proto);
     let quantized = !lowered.regions.is_empty();

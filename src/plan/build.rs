@@ -12,7 +12,7 @@ const STRIP_BYTES: usize = 256 << 10;
 /// Products of a batch of them: more of them reuse a panel of weights more often, but leave the first-level cache.
 const BATCH_BYTES: usize = 72 << 10;
 
-/// Which algorithm 3×3 convolutions take. Results are the same, bit for bit.
+/// Which algorithm 3×3 convolutions take. Results are the same, bit for bit, but for [`Policy::Tract`]'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
     /// Whichever the cost model finds faster.
@@ -22,6 +22,8 @@ pub enum Policy {
     Direct,
     /// Winograd wherever it is exact.
     Winograd,
+    /// No integer kernels at all: tract runs the whole model, quantized or not. What ours are compared with.
+    Tract,
 }
 
 /// Largest arena a model may ask for, bytes.
@@ -460,7 +462,7 @@ impl Builder<'_> {
 
     /// The Winograd kernel, if the layer has its form, the result is proven exact, and it is faster or asked for.
     fn winograd(&self, weights: &Weights, window: &Window, groups: usize, src: Buffer, dst: Buffer) -> Option<&'static WinogradKernel> {
-        let kernel = self.kernel.winograd.as_ref().filter(|_| self.policy != Policy::Direct)?;
+        let kernel = self.kernel.winograd.as_ref().filter(|_| !matches!(self.policy, Policy::Direct | Policy::Tract))?;
         if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
             return None;
         }

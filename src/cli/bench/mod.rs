@@ -13,6 +13,7 @@ use edge_infer::bench::report::{Report, SCHEMA};
 use edge_infer::board::{Board, Cluster};
 use edge_infer::import::onnx::write_atomically_with;
 use edge_infer::model::{LoadOptions, Model};
+use edge_infer::plan::Policy;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,6 +67,9 @@ pub struct BenchArgs {
     /// Time every layer of a model that is all int8, in inferences of their own.
     #[arg(long)]
     layers: bool,
+    /// Run whole models in tract, quantized ones as well: what the integer kernels are compared with.
+    #[arg(long, conflicts_with = "layers")]
+    tract: bool,
     /// Print as JSON, which `bench compare` reads.
     #[arg(long)]
     json: bool,
@@ -131,7 +135,8 @@ pub fn run(args: &BenchArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut results = Vec::new();
     for (cpus, threads) in places(args.sweep, run, &machine.clusters) {
         let plan = Plan { models: models.clone(), threads, cpus, warmup: args.warmup, stop, layers: args.layers };
-        let load = |path: &Path, threads| Model::load(path, &LoadOptions { threads, ..Default::default() });
+        let policy = if args.tract { Policy::Tract } else { Policy::default() };
+        let load = |path: &Path, threads| Model::load(path, &LoadOptions { threads, policy, ..Default::default() });
         results.extend(measure(&plan, &board, &machine, load).with_context(|| format!("cannot measure {}", names(&models)))?);
     }
     let after = board.snapshot();

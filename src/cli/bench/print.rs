@@ -39,8 +39,18 @@ fn measurement(out: &mut impl Write, m: &Measurement) -> Result<()> {
     let l = &m.latency_ms;
     writeln!(
         out,
-        "  min {:.3} ms, median {:.3} [{:.3}, {:.3}], p90 {:.3}, p95 {:.3}, p99 {:.3}, max {:.3}; mean {:.3} ± {:.3}; int8 {:.1} GMAC/s",
-        l.min, l.median, l.median_ci95[0], l.median_ci95[1], l.p90, l.p95, l.p99, l.max, l.mean, l.sd, m.int8_gmacs_per_s
+        "  min {:.3} ms, median {:.3} [{:.3}, {:.3}], p90 {:.3}, p95 {:.3}, p99 {:.3}, max {:.3}; mean {:.3} ± {:.3}{}",
+        l.min,
+        l.median,
+        l.median_ci95[0],
+        l.median_ci95[1],
+        l.p90,
+        l.p95,
+        l.p99,
+        l.max,
+        l.mean,
+        l.sd,
+        if m.int8_macs > 0 { format!("; int8 {:.1} GMAC/s", m.int8_gmacs_per_s) } else { String::new() }
     )?;
     writeln!(out, "  {}", histogram(&m.histogram))?;
     let memory = m.peak_rss_bytes.map_or(String::new(), |b| format!(", {:.1} MB at most", b as f64 / 1e6));
