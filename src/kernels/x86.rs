@@ -78,7 +78,7 @@ const YMM_WINOGRAD: WinogradKernel = WinogradKernel {
 
 /// # Safety
 /// See [`WinogradKernel::run`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn vnni512_product(v: *const i16, u: *const i16, m: *mut i32, depth: usize, rows: usize) {
     // SAFETY: the contract is the same for every height that is no more than `rows`.
     unsafe {
@@ -109,7 +109,7 @@ fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
 
 /// # Safety
 /// See [`WinogradKernel::run`]; computes and returns exactly `MR` rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn vnni512_product_rows<const MR: usize>(v: *const i16, u: *const i16, m: *mut i32, depth: usize) -> usize {
     // SAFETY: a step reads two values a row and 64 of `u`; depth is even.
     unsafe {
@@ -175,7 +175,7 @@ unsafe fn avx2_product_rows<const MR: usize>(v: *const i16, u: *const i16, m: *m
 
 /// # Safety
 /// See [`ConvKernel::run`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn vnni512_tile(t: &TileArgs<'_>) {
     // A tail of a few pixels should not pay for fourteen.
     // SAFETY: the contract is the same for every height that covers m.
@@ -193,7 +193,7 @@ unsafe fn vnni512_tile(t: &TileArgs<'_>) {
 
 /// # Safety
 /// See [`ConvKernel::run`]; `m <= MR`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
     const { assert!(MR <= MAX_MR) };
     debug_assert!(t.m <= MR && t.bias.len() >= 32 && t.mult.len() >= 32);
@@ -225,7 +225,8 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
                 let mask = ((1u32 << n) - 1) as __mmask16;
                 let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), mult[half]);
                 if let Some(p) = t.residual_params {
-                    let r = _mm_maskz_loadu_epi8(mask, t.residual[i].add(t.channel + 16 * half).cast());
+                    let r = t.residual[i].add(t.channel + 16 * half);
+                    let r = if n == 16 { _mm_loadu_si128(r.cast()) } else { _mm_maskz_loadu_epi8(mask, r.cast()) };
                     let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), _mm512_set1_epi32(p.zero_point));
                     v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_set1_ps(p.mult)));
                 }
