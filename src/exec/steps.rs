@@ -308,6 +308,7 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
         runs: &conv.runs,
         weights: &[],
         narrow: conv.narrow,
+        saturates: conv.saturates,
         bias: &[],
         mult: &[],
         requant: conv.requant,

@@ -105,6 +105,17 @@ impl Requant {
     }
 }
 
+impl Requant {
+    /// True if rounding to i32, adding the zero point and saturating to a byte is the same for every accumulator: the clamp is the
+    /// byte's range, and no real value leaves i32.
+    pub fn saturates(&self, domain: Domain, mult: &[f32], residual: Option<&ResidualParams>) -> bool {
+        let (lo, hi) = domain.range();
+        let whole = self.lo == (lo - self.zero_point) as f32 && self.hi == (hi - self.zero_point) as f32;
+        // Half of i32's range each for the sum, which is an i32 itself, and for the residual.
+        whole && mult.iter().all(|m| m.abs() <= 0.5) && residual.is_none_or(|r| r.mult.abs() <= 4e6)
+    }
+}
+
 /// A residual input of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ResidualParams {
@@ -121,7 +132,7 @@ pub struct ResidualParams {
 pub struct TileArgs<'a> {
     /// First tap of each output pixel; entries past `m` repeat a valid one.
     pub rows: [*const u8; MAX_MR],
-    /// Residual pixel of each output pixel; unused without `residual_params`.
+    /// Residual pixel of each output pixel; entries past `m` repeat a valid one; unused without `residual_params`.
     pub residual: [*const u8; MAX_MR],
     /// Output pixel.
     pub out: [*mut u8; MAX_MR],
@@ -133,6 +144,8 @@ pub struct TileArgs<'a> {
     pub weights: &'a [i8],
     /// No weight is −128: two products of bytes then fit 16 bits.
     pub narrow: bool,
+    /// See [`Requant::saturates`].
+    pub saturates: bool,
     /// Bias per channel of the block, `nr` long.
     pub bias: &'a [i32],
     /// Multiplier per channel of the block, `nr` long.
@@ -184,7 +197,7 @@ pub struct ConvKernel {
     /// # Safety
     /// The processor supports the kernel; for `i < m`, `rows[i]` is readable over every run plus `kr − 1` bytes,
     /// `out[i]` is writable and `residual[i]` (with a residual) readable for `n` bytes from `channel` on, and no other
-    /// thread writes what is read or touches what is written; entries of `rows` from `m` to `mr` are as readable as the others;
+    /// thread writes what is read or touches what is written; entries of `rows` and `residual` from `m` to `mr` are as readable as the others;
     /// slices have the lengths their docs say.
     pub run: unsafe fn(&TileArgs<'_>),
 }

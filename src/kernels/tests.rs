@@ -30,10 +30,9 @@ fn problems() -> impl Strategy<Value = Problem> {
         any::<(bool, bool)>(),
         prop_oneof![1e-7f32..1e-4, 1e-4f32..0.05, Just(1.0f32), Just(4096.0)],
         0i32..=255,
-        0i32..=255,
-        0i32..=255,
+        prop_oneof![(0i32..=255, 0i32..=255), Just((0, 255))],
     )
-        .prop_map(|(run_lens, m, channels, pixel_stride, seed, (extreme, residual), mult, zero_point, a, b)| Problem {
+        .prop_map(|(run_lens, m, channels, pixel_stride, seed, (extreme, residual), mult, zero_point, (a, b))| Problem {
             run_lens,
             m,
             channels,
@@ -116,6 +115,7 @@ fn solve(p: &Problem, kernel: &ConvKernel) -> Vec<u8> {
                 runs: &runs,
                 weights: &packed[block * block_len..][..block_len],
                 narrow: !packed[block * block_len..][..block_len].contains(&i8::MIN),
+                saturates: requant.saturates(kernel.domain, &block_mult, residual_params.as_ref()),
                 bias: &block_bias,
                 mult: &block_mult,
                 requant,

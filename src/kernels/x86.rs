@@ -215,22 +215,57 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
                 }
             }
         }
-        let done = settled(&acc);
+        zmm_finish(t, &settled(&acc));
+    }
+}
+
+/// Requantizes and stores a tile.
+///
+/// # Safety
+/// See [`ConvKernel::run`]; `m <= MR`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn zmm_finish<const MR: usize>(t: &TileArgs<'_>, acc: &[[__m512i; 2]; MR]) {
+    // SAFETY: `mult` holds 32 entries; residual and output hold n bytes.
+    unsafe {
         let mult = [_mm512_loadu_ps(t.mult.as_ptr()), _mm512_loadu_ps(t.mult.as_ptr().add(16))];
         let (lo, hi) = (_mm512_set1_ps(t.requant.lo), _mm512_set1_ps(t.requant.hi));
         let zero_point = _mm512_set1_epi32(t.requant.zero_point);
-        for (i, acc) in done.iter().enumerate().take(t.m) {
-            for (half, &acc) in acc.iter().enumerate() {
+        let real = |i: usize, half: usize, mask: __mmask16| {
+            let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[i][half]), mult[half]);
+            if let Some(p) = t.residual_params {
+                let r = t.residual[i].add(t.channel + 16 * half);
+                let r = if mask == 0xffff { _mm_loadu_si128(r.cast()) } else { _mm_maskz_loadu_epi8(mask, r.cast()) };
+                let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), _mm512_set1_epi32(p.zero_point));
+                v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_set1_ps(p.mult)));
+            }
+            v
+        };
+        if t.saturates && t.n == 32 {
+            // Clamping is left to packing, two pixels at a time.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let words = |i: usize| {
+                let q = [0, 1].map(|half| _mm512_add_epi32(_mm512_cvtps_epi32(real(i, half, 0xffff)), zero_point));
+                _mm512_packs_epi32(q[0], q[1])
+            };
+            // Numbers of accumulators that are known when this is compiled keep them in registers.
+            for i in 0..MR.div_ceil(2) {
+                let (first, second) = (2 * i, (2 * i + 1).min(MR - 1));
+                if first < t.m {
+                    let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words(first), words(second)));
+                    _mm256_storeu_si256(t.out[first].add(t.channel).cast(), _mm512_castsi512_si256(bytes));
+                    if second < t.m {
+                        _mm256_storeu_si256(t.out[second].add(t.channel).cast(), _mm512_extracti64x4_epi64(bytes, 1));
+                    }
+                }
+            }
+            return;
+        }
+        for i in 0..t.m {
+            for half in 0..2 {
                 let n = t.n.saturating_sub(16 * half).min(16);
                 let mask = ((1u32 << n) - 1) as __mmask16;
-                let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), mult[half]);
-                if let Some(p) = t.residual_params {
-                    let r = t.residual[i].add(t.channel + 16 * half);
-                    let r = if n == 16 { _mm_loadu_si128(r.cast()) } else { _mm_maskz_loadu_epi8(mask, r.cast()) };
-                    let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), _mm512_set1_epi32(p.zero_point));
-                    v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_set1_ps(p.mult)));
-                }
-                let v = _mm512_min_ps(_mm512_max_ps(v, lo), hi);
+                let v = _mm512_min_ps(_mm512_max_ps(real(i, half, mask), lo), hi);
                 let q = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point);
                 let out = t.out[i].add(t.channel + 16 * half);
                 if n == 16 {

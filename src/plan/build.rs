@@ -439,6 +439,7 @@ impl Builder<'_> {
             mult.extend(group_mult);
         }
         let weight_bytes = (packed.len() + 4 * bias.len() + 4 * mult.len()) as u64;
+        let requant = self.requant(out, clamp);
         let step = Step::Conv(Box::new(Conv {
             src,
             dst,
@@ -451,10 +452,11 @@ impl Builder<'_> {
             channels_outer: packed.len() > src.len(),
             runs,
             narrow: !packed.contains(&i8::MIN),
+            saturates: requant.saturates(kernel.domain, &mult, residual.as_ref().map(|(_, p)| p)),
             weights: packed.into(),
             bias: bias.into(),
             mult: mult.into(),
-            requant: self.requant(out, clamp),
+            requant,
         }));
         self.push(node, step, macs, weight_bytes, kernel.name);
         Ok(())

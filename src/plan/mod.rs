@@ -78,6 +78,8 @@ pub struct Conv {
     pub weights: Blob<i8>,
     /// No weight is −128.
     pub narrow: bool,
+    /// See [`Requant::saturates`].
+    pub saturates: bool,
     /// Bytes of one packed block.
     pub block_len: usize,
     /// `[group][block][nr]`, zero-point correction included.
