@@ -244,10 +244,9 @@ unsafe fn zmm_finish<const MR: usize>(t: &TileArgs<'_>, acc: &[[__m512i; 2]; MR]
         if t.saturates && t.n == 32 {
             // Clamping is left to packing, two pixels at a time.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            let words = |i: usize| {
-                let q = [0, 1].map(|half| _mm512_add_epi32(_mm512_cvtps_epi32(real(i, half, 0xffff)), zero_point));
-                _mm512_packs_epi32(q[0], q[1])
-            };
+            let whole = |i: usize, half: usize| _mm512_add_epi32(_mm512_cvtps_epi32(real(i, half, 0xffff)), zero_point);
+            // Not `map`: it would not be compiled for these instructions.
+            let words = |i: usize| _mm512_packs_epi32(whole(i, 0), whole(i, 1));
             // Numbers of accumulators that are known when this is compiled keep them in registers.
             for i in 0..MR.div_ceil(2) {
                 let (first, second) = (2 * i, (2 * i + 1).min(MR - 1));
