@@ -207,6 +207,9 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
             for s in 0..run.steps {
                 let w0 = _mm512_loadu_si512(w.cast());
                 let w1 = _mm512_loadu_si512(w.add(64).cast());
+                // Weights of wide layers come from the second-level cache every time, or from beyond.
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(1024));
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(1088));
                 w = w.add(128);
                 for i in 0..MR {
                     let x = _mm512_set1_epi32(x[i].add(4 * s).cast::<i32>().read_unaligned());
