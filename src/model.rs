@@ -1,6 +1,6 @@
 //! The library's front door: load a model, run it.
 
-use crate::exec::Pool;
+use crate::exec::{Pixels, Pool};
 use crate::import::{self, Engine, Imported, import};
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
@@ -105,6 +105,11 @@ impl Model {
     /// One inference: NCHW f32 values in, logits out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
         self.imported.run(input)
+    }
+
+    /// As [`Model::run`], from a prepared picture: the same logits as of its values, without making a tensor of them.
+    pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[f32]> {
+        self.imported.run_pixels(pixels)
     }
 
     /// As [`Model::run`]; `times` receives the time of each step of the int8 program, in the order of [`Model::report`]'s

@@ -96,7 +96,6 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
     let camera = Camera::open(address, !live || args.every_frame, say(address, live)).with_context(|| format!("cannot open {address}"))?;
 
     let mut out = std::io::stdout().lock();
-    let mut tensor = Vec::new();
     let (mut done, mut undecodable, mut unsaved, mut total_ms) = (0u64, 0u32, 0u32, 0.0);
     let (mut ages, color) = (Ages::default(), preprocessor.record().color);
     while !stop.load(Ordering::Relaxed) && args.count.is_none_or(|count| done < count) {
@@ -107,14 +106,18 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
             Next::Frame(frame) => frame,
         };
         let start = Instant::now();
-        if let Err(reason) = pixels::decode(&frame.as_wire(), color).and_then(|picture| preprocessor.run(&picture, &mut tensor)) {
-            undecodable += 1;
-            eprintln!("error: {address}: frame {}: {reason}", frame.info.sequence);
-            continue;
-        }
+        let picture = pixels::decode(&frame.as_wire(), color);
+        let prepared = match picture.as_ref().map_err(String::clone).and_then(|picture| preprocessor.pixels(picture)) {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                undecodable += 1;
+                eprintln!("error: {address}: frame {}: {reason}", frame.info.sequence);
+                continue;
+            }
+        };
         let prepare_ms = milliseconds(start);
         let start = Instant::now();
-        let logits = model.run(&tensor)?;
+        let logits = model.run_pixels(&prepared)?;
         let latency_ms = milliseconds(start);
         let age_ms = milliseconds(frame.captured);
         done += 1;

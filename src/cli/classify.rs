@@ -80,11 +80,10 @@ pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
 
     let bar = progress(pictures.len(), "pictures");
     let mut out = std::io::stdout().lock();
-    let mut input = Vec::new();
     let (mut done, mut failed, mut total_ms) = (0u32, 0u32, 0.0);
     for path in &pictures {
         bar.inc(1);
-        match one(&mut model, &mut preprocessor, path, &mut input) {
+        match one(&mut model, &mut preprocessor, path) {
             Ok((prepare_ms, latency_ms, logits)) => {
                 done += 1;
                 total_ms += latency_ms;
@@ -119,18 +118,13 @@ pub fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-fn one<'m>(
-    model: &'m mut Model,
-    preprocessor: &mut Preprocessor,
-    path: &Path,
-    input: &mut Vec<f32>,
-) -> edge_infer::Result<(f64, f64, &'m [f32])> {
+fn one<'m>(model: &'m mut Model, preprocessor: &mut Preprocessor, path: &Path) -> edge_infer::Result<(f64, f64, &'m [f32])> {
     let start = Instant::now();
     let picture = image::decode(path, preprocessor.record().color)?;
-    preprocessor.run(&picture, input).map_err(|reason| edge_infer::Error::image(path, reason))?;
+    let pixels = preprocessor.pixels(&picture).map_err(|reason| edge_infer::Error::image(path, reason))?;
     let prepare_ms = milliseconds(start);
     let start = Instant::now();
-    let logits = model.run(input)?;
+    let logits = model.run_pixels(&pixels)?;
     Ok((prepare_ms, milliseconds(start), logits))
 }
 

@@ -4,10 +4,12 @@
 
 #![allow(unsafe_code)]
 
+mod pixels;
 mod pool;
 mod steps;
 mod winograd;
 
+pub use pixels::Pixels;
 pub use pool::{Barrier, Poisoned, Pool};
 
 use crate::plan::Program;
@@ -37,6 +39,8 @@ struct Memory {
     arena: *mut u8,
     scratch: *mut u8,
     inputs: *const &'static [f32],
+    /// What takes the place of the only input, or null.
+    pixels: *const Pixels<'static>,
     outputs: *mut Vec<f32>,
 }
 
@@ -75,19 +79,29 @@ impl Executor {
 
     /// One inference: `inputs` as [`Program::sources`] says, results as [`Program::targets`] says.
     pub fn run(&mut self, inputs: &[&[f32]]) -> Result<&[Vec<f32>]> {
-        self.execute(inputs, None)
+        self.execute(inputs, None, None)
+    }
+
+    /// As [`Executor::run`], for a program of one input, which is a picture: the same results as of its values, sooner.
+    pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[Vec<f32>]> {
+        match &self.program.sources[..] {
+            [source] => pixels.check(&source.shape)?,
+            sources => return Err(Error::Shape(format!("one picture given, {} inputs expected", sources.len()))),
+        }
+        self.execute(&[], Some(pixels), None)
     }
 
     /// As [`Executor::run`]; `times` receives how long each step took, waiting for the slowest thread included.
     pub fn run_profiled(&mut self, inputs: &[&[f32]], times: &mut Vec<Duration>) -> Result<&[Vec<f32>]> {
         times.clear();
         times.resize(self.program.steps.len(), Duration::ZERO);
-        self.execute(inputs, Some(times))
+        self.execute(inputs, None, Some(times))
     }
 
-    fn execute(&mut self, inputs: &[&[f32]], times: Option<&mut [Duration]>) -> Result<&[Vec<f32>]> {
+    /// `pixels` have been checked; without them, `inputs` are here.
+    fn execute(&mut self, inputs: &[&[f32]], pixels: Option<&Pixels<'_>>, times: Option<&mut [Duration]>) -> Result<&[Vec<f32>]> {
         let program = &*self.program;
-        if inputs.len() != program.sources.len() {
+        if pixels.is_none() && inputs.len() != program.sources.len() {
             return Err(Error::Shape(format!("{} inputs given, {} expected", inputs.len(), program.sources.len())));
         }
         for (input, port) in inputs.iter().zip(&program.sources) {
@@ -105,6 +119,7 @@ impl Executor {
             arena: self.arena.as_mut_ptr().cast(),
             scratch: self.scratch.as_mut_ptr().cast(),
             inputs: inputs.as_ptr().cast(),
+            pixels: pixels.map_or(std::ptr::null(), |p| std::ptr::from_ref(p).cast()),
             outputs: self.outputs.as_mut_ptr(),
         };
         let scratch_stride = program.scratch_bytes.next_multiple_of(64);
@@ -119,7 +134,7 @@ impl Executor {
                 let mut clock = times.as_ref().and_then(|t| t.is_some().then(Instant::now));
                 for (index, step) in program.steps.iter().enumerate() {
                     // SAFETY: the plan's addresses lie in the arena, lengths were checked above, and the barrier
-                    // separates steps; `inputs` and `outputs` outlive `Pool::run`.
+                    // separates steps; `inputs`, `pixels` and `outputs` outlive `Pool::run`.
                     unsafe { steps::run(program.kernel, step, &memory, thread, threads) };
                     if barrier.wait().is_err() {
                         return;

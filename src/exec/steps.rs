@@ -1,6 +1,6 @@
 //! What one thread does of one step.
 
-use super::{Memory, winograd};
+use super::{Memory, Pixels, winograd};
 use crate::graph::Window;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::SimdLevel;
@@ -66,6 +66,11 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
             fill_halo(memory.arena, dst);
         }
         match step {
+            Step::Quantize { dst, scale, requant, .. } if !memory.pixels.is_null() => {
+                let [h, w, c] = dst.shape;
+                let row = |y: usize| std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, 0)), w * c);
+                quantize_pixels(&*memory.pixels, share(h), row, *scale, requant);
+            }
             Step::Quantize { source, dst, scale, requant } => {
                 let input = *memory.inputs.add(*source);
                 let [h, w, c] = dst.shape;
@@ -202,6 +207,19 @@ fn quantize_row<const C: usize>(planes: [&[f32]; C], out: &mut [u8], scale: f32,
         }
         for (x, pixel) in out.as_chunks_mut::<C>().0.iter_mut().enumerate() {
             *pixel = std::array::from_fn(|ch| bytes[ch][x]);
+        }
+    }
+}
+
+/// Quantizes rows `rows` of a picture: each byte becomes the byte that its value is quantized to.
+#[inline(always)]
+fn quantize_pixels<'a>(pixels: &Pixels<'_>, rows: Range<usize>, out: impl Fn(usize) -> &'a mut [u8], scale: f32, requant: &Requant) {
+    for (channel, (byte, values)) in pixels.channels.iter().enumerate() {
+        let mut table = [0u8; 256];
+        table.iter_mut().zip(values).for_each(|(q, &v)| *q = quantize(v, scale, requant));
+        for y in rows.clone() {
+            let row = pixels.bytes[y * pixels.row_stride..].iter().skip(*byte).step_by(pixels.channels.len());
+            out(y).iter_mut().skip(channel).step_by(pixels.channels.len()).zip(row).for_each(|(q, &v)| *q = table[usize::from(v)]);
         }
     }
 }

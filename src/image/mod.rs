@@ -1,6 +1,7 @@
 //! Pictures → network input, as a model's [`Preprocess`] record says: bilinear, antialiased when it shrinks
 //! (Pillow's and torchvision's filter), then normalised to f32, NCHW.
 
+use crate::exec::Pixels;
 use crate::metadata::{Color, Preprocess, Resize};
 use crate::{Error, Result};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef};
@@ -126,6 +127,8 @@ pub struct Preprocessor {
     p: Preprocess,
     resizer: Resizer,
     resized: Image<'static>,
+    /// [`Pixels::channels`].
+    channels: Vec<(usize, [f32; 256])>,
 }
 
 impl Preprocessor {
@@ -133,7 +136,9 @@ impl Preprocessor {
     pub fn new(p: Preprocess) -> Result<Self> {
         validate(&p)?;
         let resized = Image::new(p.width, p.height, pixel_type(p.color.channels()));
-        Ok(Preprocessor { p, resizer: Resizer::new(), resized })
+        let table = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - p.mean[c]) / p.std[c]);
+        let channels = (0..p.color.channels()).map(|c| (if p.color == Color::Bgr { 2 - c } else { c }, table(c))).collect();
+        Ok(Preprocessor { p, resizer: Resizer::new(), resized, channels })
     }
 
     /// The record.
@@ -153,6 +158,14 @@ impl Preprocessor {
 
     /// Picture → `1·C·H·W` values, replacing what `out` holds.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> std::result::Result<(), String> {
+        self.pixels(picture)?.expand(out);
+        Ok(())
+    }
+
+    /// Picture → scaled and cropped pixels, with the values that they stand for; what [`Model::run_pixels`] takes.
+    ///
+    /// [`Model::run_pixels`]: crate::model::Model::run_pixels
+    pub fn pixels(&mut self, picture: &Picture) -> std::result::Result<Pixels<'_>, String> {
         let channels = self.p.color.channels();
         if picture.channels != channels
             || picture.data.len() as u64 != u64::from(picture.width) * u64::from(picture.height) * channels as u64
@@ -172,16 +185,10 @@ impl Preprocessor {
         // torchvision's CenterCrop rounds half to even.
         let middle = |full: u32, part: u32| (f64::from(full - part) / 2.0).round_ties_even() as usize;
         let (left, top) = (middle(w, self.p.width), middle(h, self.p.height));
-        out.clear();
-        for c in 0..channels {
-            let source = if self.p.color == Color::Bgr { 2 - c } else { c };
-            let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / 255.0 - self.p.mean[c]) / self.p.std[c]);
-            for row in self.resized.buffer().chunks_exact(w as usize * channels).skip(top).take(self.p.height as usize) {
-                let pixels = row.chunks_exact(channels).skip(left).take(self.p.width as usize);
-                out.extend(pixels.map(|px| table[usize::from(px[source])]));
-            }
-        }
-        Ok(())
+        let row_stride = w as usize * channels;
+        let size = [self.p.height as usize, self.p.width as usize];
+        let bytes = &self.resized.buffer()[top * row_stride + left * channels..];
+        Ok(Pixels { bytes, row_stride, size, channels: &self.channels })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::lower::{self, Fallback, Lowered, REGION_OP};
 use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
-use crate::exec::Executor;
+use crate::exec::{Executor, Pixels};
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
 use crate::plan::{self, Compiled, Policy, Program};
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ enum Runner {
     /// One region from the model's input to its output: tract has nothing to do.
     Region(Box<Executor>),
     /// A tract plan, holding regions as operators.
-    Plan { plan: Arc<TypedRunnableModel>, output: Vec<f32> },
+    Plan { plan: Arc<TypedRunnableModel>, input: Vec<f32>, output: Vec<f32> },
 }
 
 /// A model ready to run.
@@ -139,7 +139,7 @@ fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape:
         .collect();
     let (plan, output_len) = guarded(|| plan_rest(rest, input_name, &input_shape, nodes))?;
     let programs = planned.iter().filter_map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
-    let runner = Runner::Plan { plan, output: Vec::with_capacity(output_len) };
+    let runner = Runner::Plan { plan, input: Vec::new(), output: Vec::with_capacity(output_len) };
     Ok(Imported { metadata, input_shape, output_len, programs, fallbacks, runner })
 }
 
@@ -147,6 +147,24 @@ impl Imported {
     /// One inference: NCHW f32 in, the first output's values out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
         self.execute(input, None)
+    }
+
+    /// As [`Imported::run`], from a picture.
+    pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[f32]> {
+        pixels.check(&self.input_shape)?;
+        if let Runner::Plan { input, .. } = &mut self.runner {
+            let mut values = std::mem::take(input);
+            pixels.expand(&mut values);
+            let result = self.execute(&values, None).map(|_| ());
+            if let Runner::Plan { input, .. } = &mut self.runner {
+                *input = values;
+            }
+            result?;
+        }
+        match &mut self.runner {
+            Runner::Region(executor) => Ok(&executor.run_pixels(pixels)?[0]),
+            Runner::Plan { output, .. } => Ok(output),
+        }
     }
 
     /// As [`Imported::run`], with the time of each step of a model that is one region.
@@ -165,7 +183,7 @@ impl Imported {
                 Some(times) => executor.run_profiled(&[input], times)?,
                 None => executor.run(&[input])?,
             }[0]),
-            Runner::Plan { plan, output } => {
+            Runner::Plan { plan, output, .. } => {
                 let tensor = Tensor::from_shape(&self.input_shape, input).map_err(tract_error)?;
                 let results = guarded(|| plan.run(tvec!(tensor.into_tvalue())))?;
                 let result = results.first().ok_or_else(|| Error::Tract("the plan has no output".into()))?;

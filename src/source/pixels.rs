@@ -4,7 +4,7 @@ use crate::image::{self as picture, Picture};
 use crate::metadata::Color;
 use edge_wire::{Frame, FrameInfo, PixelFormat};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{DynamicImage, ExtendedColorType, GrayImage, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder};
+use image::{DynamicImage, ExtendedColorType, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder};
 
 /// Decodes a frame to as many channels as `color` wants.
 pub fn decode(frame: &Frame, color: Color) -> Result<Picture, String> {
@@ -20,16 +20,43 @@ pub fn decode(frame: &Frame, color: Color) -> Result<Picture, String> {
             }
             return Ok(decoded);
         }
-        PixelFormat::Gray8 => {
-            let gray = GrayImage::from_raw(width, height, payload.to_vec()).ok_or_else(|| short(frame))?;
-            return Ok(Picture::new(DynamicImage::ImageLuma8(gray), color));
-        }
+        // Of a grey picture nothing needs computing.
+        PixelFormat::Gray8 if color == Color::Gray => return whole(frame, payload.to_vec(), 1),
+        PixelFormat::Gray8 => repeat(payload),
         PixelFormat::Rgb888 => payload.to_vec(),
-        PixelFormat::Rgb565 => payload.as_chunks().0.iter().flat_map(|p| from_565(*p)).collect(),
-        PixelFormat::Yuv422 => payload.as_chunks().0.iter().flat_map(|p| from_yuyv(*p)).collect(),
+        PixelFormat::Rgb565 => converted(payload, from_565),
+        PixelFormat::Yuv422 => converted(payload, from_yuyv),
     };
-    let rgb = RgbImage::from_raw(width, height, rgb).ok_or_else(|| short(frame))?;
+    let picture = whole(frame, rgb, 3)?;
+    if color != Color::Gray {
+        return Ok(picture);
+    }
+    let rgb = RgbImage::from_raw(width, height, picture.data).ok_or_else(|| short(frame))?;
     Ok(Picture::new(DynamicImage::ImageRgb8(rgb), color))
+}
+
+/// A picture of the frame's size, if that is what the data is.
+fn whole(frame: &Frame, data: Vec<u8>, channels: usize) -> Result<Picture, String> {
+    let (width, height) = (u32::from(frame.info.width), u32::from(frame.info.height));
+    if data.len() as u64 != u64::from(width) * u64::from(height) * channels as u64 {
+        return Err(short(frame));
+    }
+    Ok(Picture { width, height, data, channels })
+}
+
+/// RGB of grey pixels.
+fn repeat(luma: &[u8]) -> Vec<u8> {
+    let mut rgb = vec![0; 3 * luma.len()];
+    rgb.as_chunks_mut().0.iter_mut().zip(luma).for_each(|(rgb, &v)| *rgb = [v; 3]);
+    rgb
+}
+
+/// Every group of `N` bytes as `M`; a loop over slices, which iterators that flatten are not.
+fn converted<const N: usize, const M: usize>(payload: &[u8], f: impl Fn([u8; N]) -> [u8; M]) -> Vec<u8> {
+    let groups = payload.as_chunks().0;
+    let mut out = vec![0; M * groups.len()];
+    out.as_chunks_mut().0.iter_mut().zip(groups).for_each(|(out, group)| *out = f(*group));
+    out
 }
 
 fn short(frame: &Frame) -> String {
@@ -67,8 +94,8 @@ pub fn encode(picture: &Picture, format: PixelFormat, quality: u8) -> Result<(Fr
     }
     let payload = match format {
         PixelFormat::Gray8 | PixelFormat::Rgb888 => picture.data.clone(),
-        PixelFormat::Rgb565 => picture.data.as_chunks().0.iter().flat_map(|p| to_565(*p)).collect(),
-        PixelFormat::Yuv422 => picture.data.as_chunks().0.iter().flat_map(|p| to_yuyv(*p)).collect(),
+        PixelFormat::Rgb565 => converted(&picture.data, to_565),
+        PixelFormat::Yuv422 => converted(&picture.data, to_yuyv),
         PixelFormat::Jpeg => {
             let mut file = Vec::new();
             JpegEncoder::new_with_quality(&mut file, quality)

@@ -179,15 +179,7 @@ pub fn start(
     let (send, receive) = sync_channel(queue);
     let (for_network, for_decoder) = (shared.clone(), shared.clone());
     let network = std::thread::Builder::new().name("edge-network".into()).spawn(move || {
-        Network {
-            shared: for_network,
-            model,
-            input: camera_input,
-            tensor: Vec::new(),
-            rhythm: Rhythm::default(),
-            camera_had_its_turn: false,
-        }
-        .run()
+        Network { shared: for_network, model, input: camera_input, rhythm: Rhythm::default(), camera_had_its_turn: false }.run()
     })?;
     let decoder = std::thread::Builder::new().name("edge-decode".into()).spawn(move || decode(&for_decoder, posted_input, &receive))?;
     Ok((Desk(send), vec![network, decoder]))
@@ -225,7 +217,6 @@ struct Network {
     shared: Arc<Shared>,
     model: Model,
     input: Preprocessor,
-    tensor: Vec<f32>,
     rhythm: Rhythm,
     camera_had_its_turn: bool,
 }
@@ -278,13 +269,13 @@ impl Network {
         let shared = &*self.shared;
         self.rhythm.frame(frame.received);
         let color = self.input.record().color;
-        let prepared = guard(|| pixels::decode(&frame.as_wire(), color).and_then(|p| self.input.run(&p, &mut self.tensor)));
-        if prepared.is_err() {
+        let picture = guard(|| pixels::decode(&frame.as_wire(), color));
+        let Ok(prepared) = picture.and_then(|picture| guard(|| self.input.pixels(&picture))) else {
             shared.metrics.undecodable.fetch_add(1, Relaxed);
             return;
-        }
+        };
         let start = Instant::now();
-        let Ok(logits) = self.model.run(&self.tensor) else {
+        let Ok(logits) = self.model.run_pixels(&prepared) else {
             shared.metrics.undecodable.fetch_add(1, Relaxed);
             return;
         };
