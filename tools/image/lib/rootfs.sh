@@ -73,5 +73,6 @@ build_rootfs() {
 # pack_squashfs TAR OUT : the archive as a read-only file system. tar2sqfs, since squashfs-tools' sqfstar gives other bytes
 # every time.
 pack_squashfs() {
-  tar2sqfs --quiet --no-skip --compressor zstd --comp-extra level=15 --block-size 262144 --defaults "mtime=$SOURCE_DATE_EPOCH" "$2" <"$1" >&2
+  # Without attributes: squashfs has none for the access lists of /var/log/journal, and nothing here has capabilities.
+  tar2sqfs --quiet --no-skip --no-xattr --compressor zstd --comp-extra level=15 --block-size 262144 --defaults "mtime=$SOURCE_DATE_EPOCH" "$2" <"$1" >&2
 }
