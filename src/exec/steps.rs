@@ -314,9 +314,15 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
     let all_blocks = blocks * conv.groups;
     let (pixels, mr, nr) = (oh * ow, kernel.mr, kernel.nr);
     let tiles = pixels.div_ceil(mr);
-    let inner_count = if conv.channels_outer { tiles } else { all_blocks }.max(1);
     let units = share(tiles * all_blocks, thread, threads);
-    let (mut outer, mut inner) = (units.start / inner_count, units.start % inner_count);
+    if units.is_empty() {
+        return;
+    }
+    // `width` blocks from `first_block` on take turns at each tile.
+    let mut first_block = units.start / (conv.together * tiles) * conv.together;
+    let mut width = conv.together.min(all_blocks - first_block);
+    let at = units.start - first_block * tiles;
+    let (mut tile, mut turn) = (at / width, at % width);
     let mut located = None;
     let mut args = TileArgs {
         rows: [std::ptr::null(); MAX_MR],
@@ -335,11 +341,7 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
         n: 0,
     };
     for _ in units {
-        let (tile, block) = if conv.channels_outer { (inner, outer) } else { (outer, inner) };
-        inner += 1;
-        if inner == inner_count {
-            (outer, inner) = (outer + 1, 0);
-        }
+        let block = first_block + turn;
         let group = if conv.groups == 1 { 0 } else { block / blocks };
         // SAFETY: addresses lie in their slots; the tile's pixels and channels are this thread's alone.
         unsafe {
@@ -355,6 +357,14 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
             args.bias = &conv.bias[block * nr..][..nr];
             args.mult = &conv.mult[block * nr..][..nr];
             (kernel.run)(&args);
+        }
+        turn += 1;
+        if turn == width {
+            (turn, tile) = (0, tile + 1);
+            if tile == tiles {
+                (tile, first_block) = (0, first_block + conv.together);
+                width = conv.together.min(all_blocks.saturating_sub(first_block));
+            }
         }
     }
 }

@@ -12,6 +12,11 @@ const STRIP_BYTES: usize = 256 << 10;
 /// Products of a batch of them: more of them reuse a panel of weights more often, but leave the first-level cache.
 const BATCH_BYTES: usize = 72 << 10;
 
+/// Channels of a cache line.
+const LINE: usize = 64;
+/// Weights that stay in the first-level cache beside what else a tile needs.
+const TOGETHER_BYTES: usize = 20 << 10;
+
 /// Which algorithm 3×3 convolutions take. Results are the same, bit for bit, but for [`Policy::Tract`]'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
@@ -440,6 +445,10 @@ impl Builder<'_> {
         }
         let weight_bytes = (packed.len() + 4 * bias.len() + 4 * mult.len()) as u64;
         let requant = self.requant(out, clamp);
+        let block_len = packed.len() / (groups * blocks).max(1);
+        // Whatever is smaller, pixels or weights, is walked in the inner loop and stays in a cache. Weights of so many blocks
+        // at once as fit the first level, and as make whole cache lines of output.
+        let few = (LINE.div_ceil(kernel.nr)).min(TOGETHER_BYTES / block_len.max(1)).clamp(1, (groups * blocks).max(1));
         let step = Step::Conv(Box::new(Conv {
             src,
             dst,
@@ -447,9 +456,8 @@ impl Builder<'_> {
             pad: [window.pad[0], window.pad[1]],
             stride: window.stride,
             groups,
-            block_len: packed.len() / (groups * blocks).max(1),
-            // Whatever is larger stays in the inner loop's cache.
-            channels_outer: packed.len() > src.len(),
+            block_len,
+            together: if packed.len() > src.len() { few } else { groups * blocks },
             runs,
             narrow: !packed.contains(&i8::MIN),
             saturates: requant.saturates(kernel.domain, &mult, residual.as_ref().map(|(_, p)| p)),

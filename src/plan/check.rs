@@ -135,6 +135,7 @@ impl Program {
         let ([h, w, out], channels) = (c.dst.shape, c.src.shape[2]);
         ensure(c.groups > 0 && channels.is_multiple_of(c.groups) && out.is_multiple_of(c.groups), "its groups do not divide the channels")?;
         ensure(c.stride.iter().all(|&s| s <= MAX_DIM), "its stride is out of range")?;
+        ensure((1..=MAX_DIM).contains(&c.together), "it computes no blocks")?;
         let (nr, kr) = (self.kernel.nr, self.kernel.kr);
         // The last pixel's first tap, in the last group, plus the longest run with what a kernel reads beyond it.
         let row = (h - 1) * c.stride[0] + c.src.halo[0] - c.pad[0];

@@ -90,8 +90,8 @@ pub struct Conv {
     pub mult: Blob<f32>,
     /// Requantization.
     pub requant: Requant,
-    /// Walk blocks of channels in the outer loop (heavy weights) rather than pixels.
-    pub channels_outer: bool,
+    /// Blocks of channels that are computed for a tile of pixels before the next tile; tiles run before further blocks.
+    pub together: usize,
 }
 
 /// A 3×3 convolution with step 1, by exact F(4×4, 3×3) (see [`crate::kernels::winograd`]).
