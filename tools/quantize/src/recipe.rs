@@ -2,6 +2,7 @@
 
 use crate::observe::Calibrator;
 use crate::plan::Residual;
+use crate::rounding::Rounding;
 use crate::scheme::{ActivationType, WeightRange};
 use serde::Serialize;
 
@@ -16,6 +17,8 @@ pub struct Options {
     pub residual: Residual,
     /// How weight ranges are chosen.
     pub weights: WeightRange,
+    /// How weights become integers.
+    pub rounding: Rounding,
     /// Biases take up the expected error of their rounded weights.
     pub bias_correction: bool,
     /// Channels of consecutive convolutions are brought to like ranges first.
@@ -45,6 +48,7 @@ impl Recipe {
             residual: Residual::Fused,
             // Narrower weight ranges cost more at the large weights than they gain at the small ones.
             weights: WeightRange::Absmax,
+            rounding: if self == Recipe::Best { Rounding::Compensated } else { Rounding::Nearest },
             bias_correction: self == Recipe::Best,
             equalize: false,
             keep_float: Vec::new(),
