@@ -83,7 +83,7 @@ pub fn page(model: &Path, r: &Report, labels: &[String]) -> String {
             ("weight ranges", word(&o.weights)),
             ("rounding", format!("{:?}", o.rounding).to_lowercase()),
             ("bias correction", o.bias_correction.to_string()),
-            ("equalized pairs", if o.equalize { r.equalized.to_string() } else { "off".into() }),
+            ("equalized classes", if o.equalize { r.equalized.to_string() } else { "off".into() }),
             ("BatchNorm folded", format!("{}, kept {}", r.fold.folded, r.fold.kept.len())),
             ("time", format!("{:.1} s", r.seconds)),
         ] {

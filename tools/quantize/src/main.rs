@@ -366,8 +366,11 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     };
     let mut costs = Vec::new();
     if args.sensitivity || args.auto_mixed.is_some() {
-        let prepared = pipeline::prepare(&model, &shape, &options)?;
+        let mut prepared = pipeline::prepare(&model, &shape, &options)?;
         let (used, held) = pipeline::split(inputs.len());
+        if options.equalize {
+            pipeline::balance(&mut prepared, &shape, &inputs, &used, &progress)?;
+        }
         let measured = pipeline::measure(&prepared, &shape, &inputs, &used, &options, &progress)?;
         costs = sensitivity(&prepared, &measured, &shape, &inputs, &held, &options, &progress)?;
     }

@@ -141,27 +141,50 @@ pub fn calibrate(
     Ok(total.into_par_iter().map(chosen).collect())
 }
 
-/// Mean of every channel (second dimension) of the outputs of `runner` after its own `skip` graph outputs.
-pub fn channel_means(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<f64>>> {
-    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); count];
+/// What one channel of a tensor is like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Channel {
+    /// Mean value.
+    pub mean: f64,
+    /// Mean square.
+    pub square: f64,
+    /// Largest magnitude.
+    pub largest: f64,
+}
+
+/// Every channel (second dimension) of the outputs of `runner` after its own `skip` graph outputs.
+pub fn channels(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<Channel>>> {
+    let mut all: Vec<Vec<Channel>> = vec![Vec::new(); count];
     let one = |_, input: Vec<f32>| {
-        let mut means: Vec<Vec<f64>> = vec![Vec::new(); count];
+        let mut channels: Vec<Vec<Channel>> = vec![Vec::new(); count];
+        let one = |values: &[f32]| {
+            let add = |c: Channel, &v: &f32| {
+                let v = f64::from(v);
+                Channel { mean: c.mean + v, square: c.square + v * v, largest: c.largest.max(v.abs()) }
+            };
+            let sum = values.iter().fold(Channel::default(), add);
+            Channel { mean: sum.mean / values.len() as f64, square: sum.square / values.len() as f64, ..sum }
+        };
         runner.run(&input, |i, shape, values| {
             if i >= skip && shape.len() >= 2 {
                 let area = (values.len() / shape[1].max(1)).max(1);
-                means[i - skip] = values.chunks(area).map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() / area as f64).collect();
+                channels[i - skip] = values.chunks(area).map(one).collect();
             }
         })?;
-        Ok(means)
+        Ok(channels)
     };
     feed.chunks(CHUNK, one, |images| {
-        for (t, mean) in images.into_iter().flat_map(|means| means.into_iter().enumerate()) {
-            sums[t].resize(mean.len(), 0.0);
-            sums[t].iter_mut().zip(mean).for_each(|(s, m)| *s += m);
+        for (t, channels) in images.into_iter().flat_map(|image| image.into_iter().enumerate()) {
+            all[t].resize(channels.len(), Channel::default());
+            for (sum, one) in all[t].iter_mut().zip(channels) {
+                let n = feed.images.len().max(1) as f64;
+                sum.mean += one.mean / n;
+                sum.square += one.square / n;
+                sum.largest = sum.largest.max(one.largest);
+            }
         }
     })?;
-    sums.iter_mut().flatten().for_each(|s| *s /= feed.images.len().max(1) as f64);
-    Ok(sums)
+    Ok(all)
 }
 
 /// Counts of values in equal bins over a known range. Exact zeros are counted apart: they cost no error.

@@ -4,7 +4,7 @@ use crate::data::Inputs;
 use crate::equalize::equalize;
 use crate::float::{self, Runner, Shapes};
 use crate::fold::FoldReport;
-use crate::observe::{Feed, Histogram, Range, calibrate, channel_means};
+use crate::observe::{Feed, Histogram, Range, calibrate, channels};
 use crate::onnx::{self, ModelProto};
 use crate::plan::{self, Plan};
 use crate::qdq::{self, Written};
@@ -41,7 +41,7 @@ pub struct Prepared {
     pub shapes: Shapes,
     /// What folding did.
     pub fold: FoldReport,
-    /// Pairs of convolutions that were equalized.
+    /// Classes of tensors whose channels were equalized.
     pub equalized: usize,
     /// What becomes int8.
     pub plan: Plan,
@@ -70,10 +70,20 @@ pub fn prepare(model: &ModelProto, shape: &[usize], options: &Options) -> Result
     let graph = onnx::graph_mut(&mut model)?;
     shaped::apply(graph, &mut shapes)?;
     plan::canonicalize_heads(graph, &shapes)?;
-    let equalized = if options.equalize { equalize(graph)? } else { 0 };
     onnx::validate(&model)?;
     let plan = plan::plan(onnx::graph(&model)?, &shapes, options.residual, &options.keep_float)?;
-    Ok(Prepared { model, shapes, fold, equalized, plan })
+    Ok(Prepared { model, shapes, fold, equalized: 0, plan })
+}
+
+/// Equalizes the channels of a prepared model, as calibration inputs show them.
+pub fn balance(p: &mut Prepared, shape: &[usize], inputs: &Inputs, used: &[usize], progress: Progress) -> Result<()> {
+    let graph = onnx::graph(&p.model)?;
+    let own: Vec<String> = p.plan.tensors.iter().filter(|t| !p.plan.shared.contains_key(*t)).cloned().collect();
+    let (tick, load) = (progress("equalizing", used.len()), |i: usize| inputs.load(i));
+    let feed = Feed { images: used, load: &load, tick: &tick };
+    let found = channels(&Runner::new(&p.model, shape, &own)?, graph.output.len(), own.len(), &feed)?;
+    p.equalized = equalize(onnx::graph_mut(&mut p.model)?, &p.shapes, &own.into_iter().zip(found).collect())?;
+    Ok(())
 }
 
 /// Runs the calibration inputs.
@@ -106,8 +116,8 @@ pub fn measure(p: &Prepared, shape: &[usize], inputs: &Inputs, used: &[usize], o
         read.sort_unstable();
         read.dedup();
         let runner = Runner::new(&p.model, shape, &read)?;
-        let found = channel_means(&runner, skip, read.len(), &feed)?;
-        means.extend(read.into_iter().zip(found));
+        let found = channels(&runner, skip, read.len(), &feed)?;
+        means.extend(read.into_iter().zip(found.into_iter().map(|t| t.iter().map(|c| c.mean).collect())));
     }
     Ok(Measured { params, histograms, means, rounded })
 }
@@ -211,8 +221,11 @@ pub fn write(p: &Prepared, plan: &Plan, measured: &Measured, options: &Options) 
 pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: &Options, progress: Progress) -> Result<(Vec<u8>, Report)> {
     let start = std::time::Instant::now();
     let bytes_before = model.encoded_len();
-    let p = prepare(model, shape, options)?;
+    let mut p = prepare(model, shape, options)?;
     let (used, held) = split(inputs.len());
+    if options.equalize {
+        balance(&mut p, shape, inputs, &used, progress)?;
+    }
     let measured = measure(&p, shape, inputs, &used, options, progress)?;
     let (int8, written) = write(&p, &p.plan, &measured, options)?;
     let bytes = int8.encode_to_vec();
