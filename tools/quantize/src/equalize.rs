@@ -8,9 +8,10 @@
 
 use crate::Result;
 use crate::float::Shapes;
-use crate::observe::Channel;
+use crate::observe::{BINS_PER_OCTAVE, SPREAD_BINS, Spread};
 use crate::onnx::*;
 use crate::plan::is_spatial_mean;
+use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 
 /// Largest exponent of two: weights of one row keep bits to differ in.
@@ -33,7 +34,7 @@ struct Class {
 
 /// Equalizes the channels of every class of tensors that allows it. `measured` has the channels of tensors that are quantized.
 /// Returns the number of classes that changed.
-pub fn equalize(graph: &mut GraphProto, shapes: &Shapes, measured: &HashMap<String, Vec<Channel>>) -> Result<usize> {
+pub fn equalize(graph: &mut GraphProto, shapes: &Shapes, measured: &HashMap<String, Vec<Spread>>) -> Result<usize> {
     let mut weights: HashMap<String, (Vec<usize>, Vec<f32>)> = HashMap::new();
     let classes = classes(graph, shapes);
     for name in classes.iter().flat_map(|c| c.makers.iter().chain(c.readers.iter().map(|r| &r.0))).flat_map(|&i| &graph.node[i].input[1..]) {
@@ -167,7 +168,7 @@ fn exponents(
     class: &Class,
     graph: &GraphProto,
     weights: &HashMap<String, (Vec<usize>, Vec<f32>)>,
-    measured: &HashMap<String, Vec<Channel>>,
+    measured: &HashMap<String, Vec<Spread>>,
 ) -> Vec<i32> {
     let n = class.channels;
     let mut exponents = vec![0; n];
@@ -187,45 +188,34 @@ fn exponents(
         let seen = measured.get(x).filter(|m| m.len() == n);
         let seen = seen.or_else(|| tensors.iter().rfind(|t| t.0 < *i).and_then(|t| measured.get(t.1)));
         let Some(seen) = seen else { continue };
-        let signal: f64 = gain.iter().zip(seen).map(|(g, c)| g * c.square).sum();
+        let signal: f64 = gain.iter().zip(seen).map(|(g, c)| g * c.square()).sum();
         if signal > 0.0 {
             gain.iter_mut().for_each(|g| *g /= signal);
             readers.push((*i, gain));
         }
     }
-    // Of each tensor: the largest magnitude and the gain of each channel.
-    let tensors: Vec<(Vec<f64>, Vec<f64>)> = tensors
+    // Of each tensor and channel: the cost of 8 bits, by the end of their range.
+    let costs: Vec<Vec<Vec<f64>>> = tensors
         .into_iter()
         .map(|(at, t)| {
-            let mut gain = vec![0f64; n];
-            for (_, g) in readers.iter().filter(|r| r.0 > at) {
-                gain.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
-            }
-            (measured[t].iter().map(|c| c.largest).collect(), gain)
+            let gain = |c: usize| readers.iter().filter(|r| r.0 > at).map(|(_, g)| g[c]).sum::<f64>();
+            measured[t].par_iter().enumerate().map(|(c, spread)| spread.errors().iter().map(|e| e * gain(c)).collect()).collect()
         })
         .collect();
-    let scaled = |v: f64, e: i32| v * 2f64.powi(e);
+    // With factor 2^e a channel sees the end of the range e octaves lower.
+    let at = |end: usize, e: i32| (end as i32 - e * BINS_PER_OCTAVE as i32).clamp(0, SPREAD_BINS as i32 - 1) as usize;
     for _ in 0..SWEEPS {
         let before = exponents.clone();
-        for c in 0..n {
-            // Largest of the other channels, and their noise per squared step, of each tensor.
-            let others: Vec<(f64, f64)> = tensors
-                .iter()
-                .map(|(largest, gain)| {
-                    let rest = (0..n).filter(|&i| i != c);
-                    rest.fold((0.0, 0.0), |(top, noise), i| {
-                        (f64::max(top, scaled(largest[i], exponents[i])), noise + gain[i] * 4f64.powi(-exponents[i]))
-                    })
-                })
-                .collect();
-            let cost = |e: i32| -> f64 {
-                let one = |((largest, gain), (top, noise)): (&(Vec<f64>, Vec<f64>), &(f64, f64))| {
-                    scaled(largest[c], e).max(*top).powi(2) * (noise + gain[c] * 4f64.powi(-e))
-                };
-                tensors.iter().zip(&others).map(one).sum()
-            };
-            let best = (-LIMIT..=LIMIT).map(|e| (cost(e), e.abs(), e)).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            exponents[c] = best.map_or(0, |b| b.2);
+        let cost_of_end = |t: &[Vec<f64>], end: usize| t.iter().zip(&before).map(|(c, &e)| c[at(end, e)]).sum::<f64>();
+        let best_end = |t: &Vec<Vec<f64>>| {
+            let all = (0..SPREAD_BINS).map(|end| (cost_of_end(t, end), end));
+            all.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |b| b.1)
+        };
+        let ends: Vec<usize> = costs.iter().map(best_end).collect();
+        for (c, exponent) in exponents.iter_mut().enumerate() {
+            let cost = |e: i32| costs.iter().zip(&ends).map(|(t, &end)| t[c][at(end, e)]).sum::<f64>();
+            let all = (-LIMIT..=LIMIT).map(|e| (cost(e), (e - *exponent).abs(), e));
+            *exponent = all.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map_or(0, |b| b.2);
         }
         if exponents == before {
             break;

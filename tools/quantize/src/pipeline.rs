@@ -4,7 +4,7 @@ use crate::data::Inputs;
 use crate::equalize::equalize;
 use crate::float::{self, Runner, Shapes};
 use crate::fold::FoldReport;
-use crate::observe::{Feed, Histogram, Range, calibrate, channels};
+use crate::observe::{Feed, Histogram, Range, calibrate, channel_means, spreads};
 use crate::onnx::{self, ModelProto};
 use crate::plan::{self, Plan};
 use crate::qdq::{self, Written};
@@ -81,7 +81,7 @@ pub fn balance(p: &mut Prepared, shape: &[usize], inputs: &Inputs, used: &[usize
     let own: Vec<String> = p.plan.tensors.iter().filter(|t| !p.plan.shared.contains_key(*t)).cloned().collect();
     let (tick, load) = (progress("equalizing", used.len()), |i: usize| inputs.load(i));
     let feed = Feed { images: used, load: &load, tick: &tick };
-    let found = channels(&Runner::new(&p.model, shape, &own)?, graph.output.len(), own.len(), &feed)?;
+    let found = spreads(&Runner::new(&p.model, shape, &own)?, graph.output.len(), own.len(), &feed)?;
     p.equalized = equalize(onnx::graph_mut(&mut p.model)?, &p.shapes, &own.into_iter().zip(found).collect())?;
     Ok(())
 }
@@ -116,8 +116,8 @@ pub fn measure(p: &Prepared, shape: &[usize], inputs: &Inputs, used: &[usize], o
         read.sort_unstable();
         read.dedup();
         let runner = Runner::new(&p.model, shape, &read)?;
-        let found = channels(&runner, skip, read.len(), &feed)?;
-        means.extend(read.into_iter().zip(found.into_iter().map(|t| t.iter().map(|c| c.mean).collect())));
+        let found = channel_means(&runner, skip, read.len(), &feed)?;
+        means.extend(read.into_iter().zip(found));
     }
     Ok(Measured { params, histograms, means, rounded })
 }
