@@ -8,10 +8,9 @@
 
 use crate::Result;
 use crate::float::Shapes;
-use crate::observe::{BINS_PER_OCTAVE, SPREAD_BINS, Spread};
+use crate::observe::Channel;
 use crate::onnx::*;
 use crate::plan::is_spatial_mean;
-use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 
 /// Largest exponent of two: weights of one row keep bits to differ in.
@@ -34,10 +33,11 @@ struct Class {
 
 /// Equalizes the channels of every class of tensors that allows it. `measured` has the channels of tensors that are quantized.
 /// Returns the number of classes that changed.
-pub fn equalize(graph: &mut GraphProto, shapes: &Shapes, measured: &HashMap<String, Vec<Spread>>) -> Result<usize> {
+pub fn equalize(graph: &mut GraphProto, shapes: &Shapes, measured: &HashMap<String, Vec<Channel>>) -> Result<usize> {
     let mut weights: HashMap<String, (Vec<usize>, Vec<f32>)> = HashMap::new();
     let classes = classes(graph, shapes);
-    for name in classes.iter().flat_map(|c| c.makers.iter().chain(c.readers.iter().map(|r| &r.0))).flat_map(|&i| &graph.node[i].input[1..]) {
+    for name in classes.iter().flat_map(|c| c.makers.iter().chain(c.readers.iter().map(|r| &r.0))).flat_map(|&i| &graph.node[i].input[1..])
+    {
         if let Some(t) = graph.initializer.iter().find(|t| t.name == *name) {
             weights.insert(name.clone(), (tensor_dims(t)?, f32_data(t)?));
         }
@@ -113,7 +113,10 @@ fn classes(graph: &GraphProto, shapes: &Shapes) -> Vec<Class> {
             "Add" => n.input.len() == 2 && shape(&n.input[0]) == shape(&n.input[1]),
             _ => false,
         };
-        if keeps_channels && is_default_domain(&n.domain) && inputs(n).chain(outputs(n)).all(|t| ids.contains_key(t) || constants.contains_key(t)) {
+        if keeps_channels
+            && is_default_domain(&n.domain)
+            && inputs(n).chain(outputs(n)).all(|t| ids.contains_key(t) || constants.contains_key(t))
+        {
             let tied: Vec<usize> = inputs(n).chain(outputs(n)).filter_map(|t| ids.get(t).copied()).collect();
             for pair in tied.windows(2) {
                 let (a, b) = (root(&mut parent, pair[0]), root(&mut parent, pair[1]));
@@ -168,7 +171,7 @@ fn exponents(
     class: &Class,
     graph: &GraphProto,
     weights: &HashMap<String, (Vec<usize>, Vec<f32>)>,
-    measured: &HashMap<String, Vec<Spread>>,
+    measured: &HashMap<String, Vec<Channel>>,
 ) -> Vec<i32> {
     let n = class.channels;
     let mut exponents = vec![0; n];
@@ -188,34 +191,45 @@ fn exponents(
         let seen = measured.get(x).filter(|m| m.len() == n);
         let seen = seen.or_else(|| tensors.iter().rfind(|t| t.0 < *i).and_then(|t| measured.get(t.1)));
         let Some(seen) = seen else { continue };
-        let signal: f64 = gain.iter().zip(seen).map(|(g, c)| g * c.square()).sum();
+        let signal: f64 = gain.iter().zip(seen).map(|(g, c)| g * c.square).sum();
         if signal > 0.0 {
             gain.iter_mut().for_each(|g| *g /= signal);
             readers.push((*i, gain));
         }
     }
-    // Of each tensor and channel: the cost of 8 bits, by the end of their range.
-    let costs: Vec<Vec<Vec<f64>>> = tensors
+    // Of each tensor: the peak and the gain of each channel.
+    let tensors: Vec<(Vec<f64>, Vec<f64>)> = tensors
         .into_iter()
         .map(|(at, t)| {
-            let gain = |c: usize| readers.iter().filter(|r| r.0 > at).map(|(_, g)| g[c]).sum::<f64>();
-            measured[t].par_iter().enumerate().map(|(c, spread)| spread.errors().iter().map(|e| e * gain(c)).collect()).collect()
+            let mut gain = vec![0f64; n];
+            for (_, g) in readers.iter().filter(|r| r.0 > at) {
+                gain.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
+            }
+            (measured[t].iter().map(|c| c.peak).collect(), gain)
         })
         .collect();
-    // With factor 2^e a channel sees the end of the range e octaves lower.
-    let at = |end: usize, e: i32| (end as i32 - e * BINS_PER_OCTAVE as i32).clamp(0, SPREAD_BINS as i32 - 1) as usize;
+    let scaled = |v: f64, e: i32| v * 2f64.powi(e);
     for _ in 0..SWEEPS {
         let before = exponents.clone();
-        let cost_of_end = |t: &[Vec<f64>], end: usize| t.iter().zip(&before).map(|(c, &e)| c[at(end, e)]).sum::<f64>();
-        let best_end = |t: &Vec<Vec<f64>>| {
-            let all = (0..SPREAD_BINS).map(|end| (cost_of_end(t, end), end));
-            all.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |b| b.1)
-        };
-        let ends: Vec<usize> = costs.iter().map(best_end).collect();
-        for (c, exponent) in exponents.iter_mut().enumerate() {
-            let cost = |e: i32| costs.iter().zip(&ends).map(|(t, &end)| t[c][at(end, e)]).sum::<f64>();
-            let all = (-LIMIT..=LIMIT).map(|e| (cost(e), (e - *exponent).abs(), e));
-            *exponent = all.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map_or(0, |b| b.2);
+        for c in 0..n {
+            // Peak of the other channels, and their noise per squared step, of each tensor.
+            let others: Vec<(f64, f64)> = tensors
+                .iter()
+                .map(|(peak, gain)| {
+                    let rest = (0..n).filter(|&i| i != c);
+                    rest.fold((0.0, 0.0), |(top, noise), i| {
+                        (f64::max(top, scaled(peak[i], exponents[i])), noise + gain[i] * 4f64.powi(-exponents[i]))
+                    })
+                })
+                .collect();
+            let cost = |e: i32| -> f64 {
+                let one = |((peak, gain), (top, noise)): (&(Vec<f64>, Vec<f64>), &(f64, f64))| {
+                    scaled(peak[c], e).max(*top).powi(2) * (noise + gain[c] * 4f64.powi(-e))
+                };
+                tensors.iter().zip(&others).map(one).sum()
+            };
+            let best = (-LIMIT..=LIMIT).map(|e| (cost(e), e.abs(), e)).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            exponents[c] = best.map_or(0, |b| b.2);
         }
         if exponents == before {
             break;

@@ -5,7 +5,6 @@ use crate::scheme::{ActivationType, Affine};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::sync::{Mutex, PoisonError};
 
 /// How a clipping range is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -55,7 +54,12 @@ pub struct Feed<'a> {
 
 impl Feed<'_> {
     /// Runs `one` on every input, in parallel, and `merge` on the results of `chunk` of them at a time, in order.
-    pub fn chunks<T: Send>(&self, chunk: usize, one: impl Fn(usize, Vec<f32>) -> Result<T> + Sync, mut merge: impl FnMut(Vec<T>)) -> Result<()> {
+    pub fn chunks<T: Send>(
+        &self,
+        chunk: usize,
+        one: impl Fn(usize, Vec<f32>) -> Result<T> + Sync,
+        mut merge: impl FnMut(Vec<T>),
+    ) -> Result<()> {
         for chunk in self.images.chunks(chunk) {
             let run = |&i: &usize| {
                 let out = one(i, (self.load)(i)?)?;
@@ -142,111 +146,51 @@ pub fn calibrate(
     Ok(total.into_par_iter().map(chosen).collect())
 }
 
-/// Mean of every channel (second dimension) of the outputs of `runner` after its own `skip` graph outputs.
-pub fn channel_means(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<f64>>> {
-    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); count];
-    let one = |_, input: Vec<f32>| {
-        let mut means: Vec<Vec<f64>> = vec![Vec::new(); count];
-        runner.run(&input, |i, shape, values| {
-            if i >= skip && shape.len() >= 2 {
-                let area = area(shape, values);
-                means[i - skip] = values.chunks(area).map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() / area as f64).collect();
-            }
-        })?;
-        Ok(means)
-    };
-    feed.chunks(CHUNK, one, |images| {
-        for (t, mean) in images.into_iter().flat_map(|means| means.into_iter().enumerate()) {
-            sums[t].resize(mean.len(), 0.0);
-            sums[t].iter_mut().zip(mean).for_each(|(s, m)| *s += m);
-        }
-    })?;
-    sums.iter_mut().flatten().for_each(|s| *s /= feed.images.len().max(1) as f64);
-    Ok(sums)
-}
-
-/// Values of one channel.
-fn area(shape: &[usize], values: &[f32]) -> usize {
-    (values.len() / shape[1].max(1)).max(1)
-}
-
-/// Bins of a [`Spread`] in one octave.
-pub const BINS_PER_OCTAVE: usize = 4;
-/// Octaves of a [`Spread`], from 2⁻²⁴.
-const OCTAVES: usize = 40;
-/// Bins of a [`Spread`].
-pub const SPREAD_BINS: usize = OCTAVES * BINS_PER_OCTAVE;
-
-/// Magnitudes of one channel's values, in bins of a quarter of an octave.
-#[derive(Debug, Clone)]
-pub struct Spread {
-    counts: Vec<u32>,
-    zeros: u64,
-    negative: bool,
-}
-
-impl Default for Spread {
-    fn default() -> Self {
-        Spread { counts: vec![0; SPREAD_BINS], zeros: 0, negative: false }
-    }
-}
-
-impl Spread {
-    /// Counts values.
-    pub fn add(&mut self, values: &[f32]) {
-        for &v in values {
-            if v == 0.0 {
-                self.zeros += 1;
-            } else {
-                self.negative |= v < 0.0;
-                // Sign off: the exponent and the first two bits of the mantissa number the bins.
-                let bin = (v.to_bits() << 1 >> 22) as usize;
-                self.counts[bin.saturating_sub((127 - 24) * BINS_PER_OCTAVE).min(SPREAD_BINS - 1)] += 1;
-            }
-        }
-    }
-    /// Lower end of a bin.
-    fn edge(bin: usize) -> f64 {
-        2f64.powi((bin / BINS_PER_OCTAVE) as i32 - 24) * (1.0 + (bin % BINS_PER_OCTAVE) as f64 / BINS_PER_OCTAVE as f64)
-    }
-    fn total(&self) -> f64 {
-        (self.counts.iter().map(|&n| u64::from(n)).sum::<u64>() + self.zeros).max(1) as f64
-    }
-    fn values(&self) -> impl Iterator<Item = (f64, f64)> {
-        let used = self.counts.iter().enumerate().filter(|(_, n)| **n > 0);
-        used.map(|(bin, &n)| ((Self::edge(bin) + Self::edge(bin + 1)) / 2.0, f64::from(n)))
-    }
+/// What one channel of a tensor is like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Channel {
+    /// Mean value.
+    pub mean: f64,
     /// Mean square.
-    pub fn square(&self) -> f64 {
-        self.values().map(|(v, n)| v * v * n).sum::<f64>() / self.total()
-    }
-    /// Mean squared error of 8 bits whose range ends at the lower end of each bin.
-    pub fn errors(&self) -> Vec<f64> {
-        let total = self.total();
-        let error = |bin: usize| {
-            let end = Self::edge(bin);
-            let step = end / if self.negative { 127.5 } else { 255.0 };
-            self.values().map(|(v, n)| n * if v > end { (v - end).powi(2) } else { (step * step / 12.0).min(v * v) }).sum::<f64>() / total
-        };
-        (0..SPREAD_BINS).map(error).collect()
-    }
+    pub square: f64,
+    /// Eighth root of the mean eighth power: close to the largest magnitude, yet lone outliers hardly count.
+    pub peak: f64,
 }
 
 /// Every channel (second dimension) of the outputs of `runner` after its own `skip` graph outputs.
-pub fn spreads(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<Spread>>> {
-    // Counts are whole numbers: the order in which threads add does not matter.
-    let all: Vec<Mutex<Vec<Spread>>> = (0..count).map(|_| Mutex::default()).collect();
+pub fn channels(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<Channel>>> {
+    let mut all: Vec<Vec<Channel>> = vec![Vec::new(); count];
     let one = |_, input: Vec<f32>| {
+        let mut channels: Vec<Vec<Channel>> = vec![Vec::new(); count];
+        let one = |values: &[f32]| {
+            let add = |c: Channel, &v: &f32| {
+                let v = f64::from(v);
+                Channel { mean: c.mean + v, square: c.square + v * v, peak: c.peak + v.powi(8) }
+            };
+            let (sum, n) = (values.iter().fold(Channel::default(), add), values.len().max(1) as f64);
+            Channel { mean: sum.mean / n, square: sum.square / n, peak: sum.peak / n }
+        };
         runner.run(&input, |i, shape, values| {
             if i >= skip && shape.len() >= 2 {
-                let mut channels = all[i - skip].lock().unwrap_or_else(PoisonError::into_inner);
-                channels.resize_with(shape[1], Spread::default);
-                channels.iter_mut().zip(values.chunks(area(shape, values))).for_each(|(c, v)| c.add(v));
+                let area = (values.len() / shape[1].max(1)).max(1);
+                channels[i - skip] = values.chunks(area).map(one).collect();
             }
-        })
+        })?;
+        Ok(channels)
     };
-    feed.chunks(CHUNK, one, |_| ())?;
-    Ok(all.into_iter().map(|m| m.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+    feed.chunks(CHUNK, one, |images| {
+        for (t, channels) in images.into_iter().flat_map(|image| image.into_iter().enumerate()) {
+            all[t].resize(channels.len(), Channel::default());
+            for (sum, one) in all[t].iter_mut().zip(channels) {
+                let n = feed.images.len().max(1) as f64;
+                sum.mean += one.mean / n;
+                sum.square += one.square / n;
+                sum.peak += one.peak / n;
+            }
+        }
+    })?;
+    all.iter_mut().flatten().for_each(|c| c.peak = c.peak.powf(0.125));
+    Ok(all)
 }
 
 /// Counts of values in equal bins over a known range. Exact zeros are counted apart: they cost no error.

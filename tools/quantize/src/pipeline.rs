@@ -4,7 +4,7 @@ use crate::data::Inputs;
 use crate::equalize::equalize;
 use crate::float::{self, Runner, Shapes};
 use crate::fold::FoldReport;
-use crate::observe::{Feed, Histogram, Range, calibrate, channel_means, spreads};
+use crate::observe::{Feed, Histogram, Range, calibrate, channels};
 use crate::onnx::{self, ModelProto};
 use crate::plan::{self, Plan};
 use crate::qdq::{self, Written};
@@ -57,6 +57,8 @@ pub struct Measured {
     pub means: HashMap<String, Vec<f64>>,
     /// Rounded weights, by position of their node; empty with rounding to nearest.
     pub rounded: HashMap<usize, Rounded>,
+    /// What to add to the bias of the layer at this position.
+    pub center: Option<(usize, Vec<f64>)>,
 }
 
 /// Folds and plans a model read by [`crate::input`], for inputs of `shape` (1×C×H×W).
@@ -81,7 +83,7 @@ pub fn balance(p: &mut Prepared, shape: &[usize], inputs: &Inputs, used: &[usize
     let own: Vec<String> = p.plan.tensors.iter().filter(|t| !p.plan.shared.contains_key(*t)).cloned().collect();
     let (tick, load) = (progress("equalizing", used.len()), |i: usize| inputs.load(i));
     let feed = Feed { images: used, load: &load, tick: &tick };
-    let found = spreads(&Runner::new(&p.model, shape, &own)?, graph.output.len(), own.len(), &feed)?;
+    let found = channels(&Runner::new(&p.model, shape, &own)?, graph.output.len(), own.len(), &feed)?;
     p.equalized = equalize(onnx::graph_mut(&mut p.model)?, &p.shapes, &own.into_iter().zip(found).collect())?;
     Ok(())
 }
@@ -116,10 +118,10 @@ pub fn measure(p: &Prepared, shape: &[usize], inputs: &Inputs, used: &[usize], o
         read.sort_unstable();
         read.dedup();
         let runner = Runner::new(&p.model, shape, &read)?;
-        let found = channel_means(&runner, skip, read.len(), &feed)?;
-        means.extend(read.into_iter().zip(found));
+        let found = channels(&runner, skip, read.len(), &feed)?;
+        means.extend(read.into_iter().zip(found.into_iter().map(|t| t.iter().map(|c| c.mean).collect())));
     }
-    Ok(Measured { params, histograms, means, rounded })
+    Ok(Measured { params, histograms, means, rounded, center: None })
 }
 
 /// Rounds weights for the inputs that the float network gives their layers, as many layers at a time as memory allows.
@@ -208,6 +210,54 @@ impl Prepared {
     }
 }
 
+/// Most images that show the mean error of the logits.
+const CENTERING: usize = 32;
+
+/// Mean change of the logits on calibration inputs, put into the bias of the last layer; nothing where that is no layer of the plan.
+fn center(
+    p: &Prepared,
+    shape: &[usize],
+    inputs: &Inputs,
+    used: &[usize],
+    measured: &mut Measured,
+    options: &Options,
+    progress: Progress,
+) -> Result<()> {
+    let graph = onnx::graph(&p.model)?;
+    let last = graph
+        .node
+        .iter()
+        .enumerate()
+        .find(|(i, n)| p.plan.weighted.contains_key(i) && n.output.first() == graph.output.first().map(|o| &o.name));
+    let Some((at, _)) = last else { return Ok(()) };
+    let (float, int8) = (Runner::new(&p.model, shape, &[])?, Runner::new(&write(p, &p.plan, measured, options)?.0, shape, &[])?);
+    let some: Vec<usize> = used.iter().copied().step_by(used.len().div_ceil(CENTERING).max(1)).collect();
+    let (tick, load) = (progress("centering", some.len()), |i: usize| inputs.load(i));
+    let difference = |_, input: Vec<f32>| {
+        let mut logits: Vec<f32> = Vec::new();
+        float.run(&input, |i, _, v| {
+            if i == 0 {
+                logits = v.to_vec()
+            }
+        })?;
+        int8.run(&input, |i, _, v| {
+            if i == 0 {
+                logits.iter_mut().zip(v).for_each(|(f, q)| *f -= q)
+            }
+        })?;
+        Ok(logits)
+    };
+    let mut sums: Vec<f64> = Vec::new();
+    Feed { images: &some, load: &load, tick: &tick }.chunks(some.len().max(1), difference, |images| {
+        for one in images {
+            sums.resize(one.len(), 0.0);
+            sums.iter_mut().zip(one).for_each(|(s, d)| *s += f64::from(d) / some.len() as f64);
+        }
+    })?;
+    measured.center = Some((at, sums));
+    Ok(())
+}
+
 /// Writes the int8 model of a plan.
 pub fn write(p: &Prepared, plan: &Plan, measured: &Measured, options: &Options) -> Result<(ModelProto, Written)> {
     let mut int8 = p.model.clone();
@@ -226,7 +276,10 @@ pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: &
     if options.equalize {
         balance(&mut p, shape, inputs, &used, progress)?;
     }
-    let measured = measure(&p, shape, inputs, &used, options, progress)?;
+    let mut measured = measure(&p, shape, inputs, &used, options, progress)?;
+    if options.bias_correction {
+        center(&p, shape, inputs, &used, &mut measured, options, progress)?;
+    }
     let (int8, written) = write(&p, &p.plan, &measured, options)?;
     let bytes = int8.encode_to_vec();
     let int8 = onnx::decode(&bytes)?; // measure what a reader of the file gets

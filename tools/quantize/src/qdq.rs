@@ -119,6 +119,9 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, measured: &Measured, range: We
             if channels == 0 || !(bias.is_empty() || bias.len() == channels) {
                 return Err(node_error(&node, format!("{channels} output channels, but {} bias values", bias.len())));
             }
+            if let Some((_, center)) = measured.center.as_ref().filter(|c| c.0 == i && c.1.len() == bias.len()) {
+                bias.iter_mut().zip(center).for_each(|(b, c)| *b += *c as f32);
+            }
             let (rounded, means) = (measured.rounded.get(&i), measured.means.get(source).filter(|m| !m.is_empty()));
             if (rounded.is_some() || means.is_some()) && bias_name.is_none() {
                 (bias, bias_name) = (vec![0.0; channels], Some(format!("{}.bias", node.input[1])));

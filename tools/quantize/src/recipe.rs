@@ -50,7 +50,7 @@ impl Recipe {
             weights: WeightRange::Absmax,
             rounding: if self == Recipe::Best { Rounding::Compensated } else { Rounding::Nearest },
             bias_correction: self == Recipe::Best,
-            equalize: false,
+            equalize: self == Recipe::Best,
             keep_float: Vec::new(),
         }
     }

@@ -303,11 +303,16 @@ mod tests {
     #[test]
     fn neighbours_make_up_for_each_other() {
         // Two groups of two channels, 3×3 with padding and step 2, on smooth pictures: taps are much alike.
-        let node = make_node("Conv", &["x", "w"], "y", vec![
-            int_attribute("group", 2),
-            AttributeProto { name: "strides".into(), r#type: 7, ints: vec![2, 2], ..Default::default() },
-            AttributeProto { name: "pads".into(), r#type: 7, ints: vec![1; 4], ..Default::default() },
-        ]);
+        let node = make_node(
+            "Conv",
+            &["x", "w"],
+            "y",
+            vec![
+                int_attribute("group", 2),
+                AttributeProto { name: "strides".into(), r#type: 7, ints: vec![2, 2], ..Default::default() },
+                AttributeProto { name: "pads".into(), r#type: 7, ints: vec![1; 4], ..Default::default() },
+            ],
+        );
         let reads = Reads::of(&node, &[6, 2, 3, 3], &[1, 4, 17, 17]).unwrap();
         assert_eq!((reads.taps(), reads.out), (18, [9, 9]));
         let mut moments = Moments::new(reads.clone());
@@ -329,7 +334,12 @@ mod tests {
             let before = cost(&rows, o / 3, 18, w, &nearest, 0.1);
             let after = cost(&rows, o / 3, 18, w, &rounded.values[o * 18..][..18], 0.1);
             assert!(after < 0.5 * before, "channel {o}: {before} became {after}");
-            let mean: f64 = (0..18).map(|i| f64::from(f32::from(rounded.values[o * 18 + i]) * 0.1 - w[i]) * rows.column(o / 3 * 18 + i).mapv(f64::from).mean().unwrap()).sum();
+            let mean: f64 = (0..18)
+                .map(|i| {
+                    f64::from(f32::from(rounded.values[o * 18 + i]) * 0.1 - w[i])
+                        * rows.column(o / 3 * 18 + i).mapv(f64::from).mean().unwrap()
+                })
+                .sum();
             assert!((mean - rounded.shift[o]).abs() < 1e-4, "{mean} {}", rounded.shift[o]);
         }
     }

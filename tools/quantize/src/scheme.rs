@@ -189,9 +189,7 @@ pub fn quantize_weights(weights: &[f32], bias: &[f32], grid: Grid, input_scale: 
         let rows = &weights[c * row..(c + 1) * row];
         match correction {
             Correction::Rounded(r) => out.values.extend(&r.values[c * row..(c + 1) * row]),
-            _ => out
-                .values
-                .extend(rows.iter().map(|&w| (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0) as i8)),
+            _ => out.values.extend(rows.iter().map(|&w| (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0) as i8)),
         }
         let delta = |(&w, &q): (&f32, &i8)| f64::from(q) * f64::from(scale) - f64::from(w);
         let deltas = || rows.iter().zip(&out.values[c * row..]).map(delta);
