@@ -121,10 +121,10 @@ struct QuantizeArgs {
     /// How weights become integers.
     #[arg(long, value_enum)]
     rounding: Option<Rounding>,
-    /// Biases take up the expected error of their rounded weights.
+    /// Biases take up the mean errors of rounded weights and of the logits.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     bias_correction: Option<bool>,
-    /// Brings channels of consecutive convolutions to like ranges first (exact in float).
+    /// Brings the channels of each tensor to like ranges first (exact in float).
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     equalize: Option<bool>,
     /// Layers that stay float, by node name; repeat or separate by commas.
