@@ -100,14 +100,20 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
                 for y in share(dst.shape[0]) {
                     for x in 0..dst.shape[1] {
                         let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, x)), dst.shape[2]);
-                        out.fill(domain.range().0 as u8);
-                        each_tap(src, window, y, x, |iy, ix| {
-                            let tap = std::slice::from_raw_parts(memory.arena.add(src.at(iy, ix)), out.len());
-                            match domain {
-                                Domain::U8 => out.iter_mut().zip(tap).for_each(|(o, &t)| *o = (*o).max(t)),
-                                Domain::S8 => out.iter_mut().zip(tap).for_each(|(o, &t)| *o = (*o as i8).max(t as i8) as u8),
-                            }
-                        });
+                        // Blocks that stay in registers over all taps.
+                        let (blocks, rest) = out.as_chunks_mut::<64>();
+                        for (index, block) in blocks.iter_mut().enumerate() {
+                            *block = [domain.range().0 as u8; 64];
+                            let first = memory.arena.add(64 * index);
+                            each_tap(src, window, y, x, |iy, ix| max(domain, block, &*first.add(src.at(iy, ix)).cast::<[u8; 64]>()));
+                        }
+                        if !rest.is_empty() {
+                            rest.fill(domain.range().0 as u8);
+                            let first = memory.arena.add(64 * blocks.len());
+                            each_tap(src, window, y, x, |iy, ix| {
+                                max(domain, rest, std::slice::from_raw_parts(first.add(src.at(iy, ix)), rest.len()));
+                            });
+                        }
                     }
                 }
             }
@@ -173,6 +179,15 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
     }
 }
 
+/// `out = max(out, tap)`, byte by byte.
+#[inline(always)]
+fn max(domain: Domain, out: &mut [u8], tap: &[u8]) {
+    match domain {
+        Domain::U8 => out.iter_mut().zip(tap).for_each(|(o, &t)| *o = (*o).max(t)),
+        Domain::S8 => out.iter_mut().zip(tap).for_each(|(o, &t)| *o = (*o as i8).max(t as i8) as u8),
+    }
+}
+
 /// Quantizes one picture row of C planes and interleaves them.
 #[inline(always)]
 fn quantize_row<const C: usize>(planes: [&[f32]; C], out: &mut [u8], scale: f32, requant: &Requant) {
@@ -201,13 +216,16 @@ fn quantize(v: f32, scale: f32, requant: &Requant) -> u8 {
 /// Calls `f(y, x)` for every tap of a window that lies in the picture.
 #[inline(always)]
 fn each_tap(src: &Buffer, window: &Window, y: usize, x: usize, mut f: impl FnMut(usize, usize)) {
-    for ky in 0..window.kernel[0] {
-        let iy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pad[0]);
-        for kx in 0..window.kernel[1] {
-            let ix = (x * window.stride[1] + kx * window.dilation[1]).wrapping_sub(window.pad[1]);
-            if iy < src.shape[0] && ix < src.shape[1] {
-                f(iy, ix);
-            }
+    // First taps of the kernel that lie in the picture and beyond it, one side after the other.
+    let inside = |side: usize, position: usize| {
+        let (start, step, pad) = (position * window.stride[side], window.dilation[side], window.pad[side]);
+        let first = pad.saturating_sub(start).div_ceil(step);
+        let end = (src.shape[side] + pad).saturating_sub(start).div_ceil(step).min(window.kernel[side]);
+        (first..end).map(move |k| start + k * step - pad)
+    };
+    for iy in inside(0, y) {
+        for ix in inside(1, x) {
+            f(iy, ix);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::steps::share;
 use crate::kernels::Domain;
 use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, Sums, TILE, Values, transform_input, transform_output};
-use crate::plan::Winograd;
+use crate::plan::{Buffer, Winograd};
 
 /// # Safety
 /// The arena holds the step's buffers and `scratch` its [`Winograd::scratch_bytes`], 64-byte aligned, this thread's alone;
@@ -25,7 +25,7 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
     for first in tiles.clone().step_by(conv.strip) {
         let strip = first..(first + conv.strip).min(tiles.end);
         for (row, index) in strip.clone().enumerate() {
-            unsafe { load_tile(domain, conv, arena, conv.tile(index), v.add(row * depth)) };
+            unsafe { load_tile(domain, conv, arena, conv.tile(index), v.add((row / mr * POINTS * mr + row % mr) * depth)) };
         }
         let panel = depth * nr;
         for block in blocks.clone() {
@@ -35,10 +35,14 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
                 for point in 0..POINTS {
                     let needing = conv.needing(point);
                     let rows = batch.start.max(needing.start.saturating_sub(first))..batch.end.min(needing.end.saturating_sub(first));
-                    for row in rows.clone().step_by(mr) {
-                        let v = unsafe { v.add((point * conv.strip + row) * depth) };
+                    let mut row = rows.start;
+                    while row < rows.end {
+                        let (group, offset) = (row / mr, row % mr);
+                        let count = (mr - offset).min(rows.end - row);
+                        let v = unsafe { v.add(((group * POINTS + point) * mr + offset) * depth) };
                         let m = unsafe { m.add((point * conv.batch + row - start) * nr) };
-                        unsafe { (conv.kernel.run)(v, weights.add(point * panel), m, depth, mr.min(rows.end - row)) };
+                        unsafe { (conv.kernel.run)(v, weights.add(point * panel), m, depth, count) };
+                        row += count;
                     }
                 }
                 for row in batch.clone() {
@@ -52,24 +56,29 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
     }
 }
 
-/// Transforms one input tile into row 0 of every point of `v`.
+/// Transforms one input tile into one row of every point of `v`, which holds groups of `mr` tiles: `[group][point][mr][depth]`.
 ///
 /// # Safety
-/// As [`run`]; `v` has a row to write at every point.
+/// As [`run`]; `v` is that row of the first point.
 #[inline(always)]
 unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, [ty, tx]: [usize; 2], v: *mut i16) {
-    let (src, point_stride) = (&conv.src, conv.strip * conv.depth);
+    let (src, point_stride) = (&conv.src, conv.kernel.mr * conv.depth);
     // A partial tile at the bottom or right reads pixels that only outputs outside the picture would use: any will do.
     let rows = src.rows() - 1;
     let columns = src.shape[1] + src.halo[1] + src.halo[3] - 1;
-    let y: [usize; PATCH] = std::array::from_fn(|i| (ty * TILE + i + src.halo[0] - conv.pad[0]).min(rows));
-    let x: [usize; PATCH] = std::array::from_fn(|j| (tx * TILE + j + src.halo[1] - conv.pad[1]).min(columns));
+    let y: [usize; PATCH] = std::array::from_fn(|i| src.base + (ty * TILE + i + src.halo[0] - conv.pad[0]).min(rows) * src.row_stride());
+    let x: [usize; PATCH] = std::array::from_fn(|j| (tx * TILE + j + src.halo[1] - conv.pad[1]).min(columns) * src.shape[2]);
+    let outputs = conv.outputs([ty, tx]);
     for channel in (0..src.shape[2]).step_by(LANES) {
-        let pixel = |i: usize, j: usize| src.base + y[i] * src.row_stride() + x[j] * src.shape[2] + channel;
         // SAFETY: pixels lie in the slot; the last channels may read up to LANES − 1 bytes of its slack, or of the next pixel,
         // which meet zero weights.
-        let value = |i: usize, j: usize| unsafe { Values::widen(domain, arena.add(pixel(i, j))) };
-        transform_input(conv.outputs([ty, tx]), value, |point, values| unsafe { values.store(v.add(point * point_stride + channel)) });
+        let byte = |i: usize, j: usize| unsafe { arena.add(y[i] + x[j] + channel) };
+        let store = |point: usize, values: Values| unsafe { values.store(v.add(point * point_stride + channel)) };
+        // Decided here, not for every byte.
+        match domain {
+            Domain::U8 => transform_input(outputs, |i, j| unsafe { Values::widen(Domain::U8, byte(i, j)) }, store),
+            Domain::S8 => transform_input(outputs, |i, j| unsafe { Values::widen(Domain::S8, byte(i, j)) }, store),
+        }
     }
 }
 
@@ -85,40 +94,82 @@ unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: [usi
     }
     let n = OUT_LANES.min(channels - channel);
     let outputs = conv.outputs(tile);
-    let [first_y, first_x] = tile.map(|t| t * TILE);
     let lanes = channel..channel + OUT_LANES;
     // SAFETY: `bias` and `mult` are padded to whole blocks.
     let finish =
         unsafe { Finish::new(conv.bias[lanes.clone()].as_ptr(), conv.mult[lanes].as_ptr(), conv.requant, conv.residual.map(|(_, p)| p)) };
-    // Plain loops: closures would not be compiled for this function's instruction set.
     let sums = transform_output(outputs, product);
-    for i in 0..outputs[0] {
-        for j in 0..outputs[1] {
-            let (y, x) = (first_y + i, first_x + j);
-            let mut bytes = [0u8; OUT_LANES];
-            // SAFETY: `n` channels of a pixel of the picture; the residual has the output's shape.
-            unsafe {
-                if let Some((residual, _)) = &conv.residual {
-                    copy(arena.add(residual.at(y, x) + channel), bytes.as_mut_ptr(), n);
-                }
-                copy(finish.pixel(domain, sums[i][j], &bytes).as_ptr(), arena.add(dst.at(y, x) + channel), n);
-            }
+    // Most tiles are whole: copies without branches are theirs.
+    let whole = n == OUT_LANES && outputs == [TILE; 2];
+    // SAFETY: pixels of the picture, of which `n` channels are there; the residual has the output's shape.
+    unsafe {
+        let out = Pixels::new(dst, tile, channel, arena);
+        let residual = conv.residual.as_ref().map(|(residual, _)| Pixels::new(residual, tile, channel, arena));
+        match (residual, whole) {
+            (None, true) => store_pixels::<false>(domain, &finish, &sums, out, out, [TILE; 2], OUT_LANES),
+            (None, false) => store_pixels::<false>(domain, &finish, &sums, out, out, outputs, n),
+            (Some(residual), true) => store_pixels::<true>(domain, &finish, &sums, residual, out, [TILE; 2], OUT_LANES),
+            (Some(residual), false) => store_pixels::<true>(domain, &finish, &sums, residual, out, outputs, n),
         }
     }
 }
 
-/// Copies up to [`OUT_LANES`] bytes, all of them in one move.
+/// Where a tile's pixels lie: the first one, and the way to the next one down and across, in bytes.
+#[derive(Clone, Copy)]
+struct Pixels {
+    first: *mut u8,
+    step: [usize; 2],
+}
+
+impl Pixels {
+    /// # Safety
+    /// The buffer lies in the arena, and the tile and channel in the buffer.
+    #[inline(always)]
+    unsafe fn new(buffer: &Buffer, [y, x]: [usize; 2], channel: usize, arena: *mut u8) -> Self {
+        // SAFETY: as promised.
+        Pixels { first: unsafe { arena.add(buffer.at(y * TILE, x * TILE) + channel) }, step: [buffer.row_stride(), buffer.shape[2]] }
+    }
+
+    /// # Safety
+    /// The pixel lies in the buffer.
+    #[inline(always)]
+    unsafe fn at(&self, y: usize, x: usize) -> *mut u8 {
+        // SAFETY: as promised.
+        unsafe { self.first.add(y * self.step[0] + x * self.step[1]) }
+    }
+}
+
+/// Requantizes and stores the first `n` channels of a tile of `outputs` down and across; adds the residual if `RESIDUAL`.
 ///
 /// # Safety
-/// `from` is readable and `to` writable for `n` bytes.
+/// The pixels are there, and no other thread touches those of `out`.
 #[inline(always)]
-unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
-    // SAFETY: as promised.
-    unsafe {
-        if n == OUT_LANES {
-            to.cast::<[u8; OUT_LANES]>().write_unaligned(from.cast::<[u8; OUT_LANES]>().read_unaligned());
-        } else {
-            std::ptr::copy_nonoverlapping(from, to, n);
+unsafe fn store_pixels<const RESIDUAL: bool>(
+    domain: Domain,
+    finish: &Finish,
+    sums: &[[Sums; TILE]; TILE],
+    residual: Pixels,
+    out: Pixels,
+    outputs: [usize; 2],
+    n: usize,
+) {
+    // Plain loops: closures would not be compiled for this function's instruction set.
+    for i in 0..outputs[0] {
+        for j in 0..outputs[1] {
+            // SAFETY: as promised; channels beyond the `n`th pass through copies.
+            unsafe {
+                let (residual, out) = (residual.at(i, j), out.at(i, j));
+                if n == OUT_LANES {
+                    finish.pixel::<RESIDUAL>(domain, sums[i][j], residual, out);
+                } else {
+                    let (mut before, mut after) = ([0u8; OUT_LANES], [0u8; OUT_LANES]);
+                    if RESIDUAL {
+                        std::ptr::copy_nonoverlapping(residual, before.as_mut_ptr(), n);
+                    }
+                    finish.pixel::<RESIDUAL>(domain, sums[i][j], before.as_ptr(), after.as_mut_ptr());
+                    std::ptr::copy_nonoverlapping(after.as_ptr(), out, n);
+                }
+            }
         }
     }
 }

@@ -47,14 +47,14 @@ pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
         return Ok(compiled(plan::open(path)?, engine));
     }
     let beside = path.with_extension(COMPILED_EXTENSION);
-    if engine.policy == Policy::Fastest && plan::is_compiled(&beside) {
-        // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
-        match (plan::open(&beside), plan::Fingerprint::of(path)?) {
-            (Ok(found), source) if found.source == source && found.program.kernel.isa == engine.kernel.isa => {
-                return Ok(compiled(found, engine));
-            }
-            _ => {}
-        }
+    // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
+    if engine.policy == Policy::Fastest
+        && plan::is_compiled(&beside)
+        && let Ok(found) = plan::open(&beside)
+        && found.program.kernel.isa == engine.kernel.isa
+        && found.source == plan::Fingerprint::of(path)?
+    {
+        return Ok(compiled(found, engine));
     }
     read(path, engine)
 }

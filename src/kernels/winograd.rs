@@ -164,10 +164,13 @@ pub fn transform_input<V: Ring>(outputs: [usize; 2], d: impl Fn(usize, usize) ->
 
 #[inline(always)]
 fn input_2d<V: Ring>(outputs: [usize; 2], d: impl Fn(usize, usize) -> V, mut store: impl FnMut(usize, V)) {
-    let mut columns = [[d(0, 0); PATCH]; PATCH];
-    for x in 0..PATCH {
-        columns[x] = input_1d(outputs[0], [d(0, x), d(1, x), d(2, x), d(3, x), d(4, x), d(5, x)]);
+    // Written out: a loop would have to fill the array first.
+    macro_rules! column {
+        ($x:literal) => {
+            input_1d(outputs[0], [d(0, $x), d(1, $x), d(2, $x), d(3, $x), d(4, $x), d(5, $x)])
+        };
     }
+    let columns = [column!(0), column!(1), column!(2), column!(3), column!(4), column!(5)];
     for &y in points(outputs[0]) {
         let row = input_1d(outputs[1], [columns[0][y], columns[1][y], columns[2][y], columns[3][y], columns[4][y], columns[5][y]]);
         for &x in points(outputs[1]) {
@@ -348,7 +351,7 @@ mod plain {
         bias: [i32; Sums::LANES],
         mult: [f32; Sums::LANES],
         requant: Requant,
-        residual: Option<ResidualParams>,
+        residual: ResidualParams,
     }
 
     impl Finish {
@@ -359,26 +362,32 @@ mod plain {
             // SAFETY: as promised.
             let (bias, mult) =
                 unsafe { (bias.cast::<[i32; Sums::LANES]>().read_unaligned(), mult.cast::<[f32; Sums::LANES]>().read_unaligned()) };
-            Finish { bias, mult, requant, residual }
+            Finish { bias, mult, requant, residual: residual.unwrap_or(ResidualParams { zero_point: 0, mult: 0.0 }) }
         }
 
-        /// The bytes of one pixel from its sums and its residual's bytes (see [`crate::kernels`]).
+        /// Requantizes and stores one pixel, to which `residual` is added if `RESIDUAL` (see [`crate::kernels`]).
+        ///
+        /// # Safety
+        /// `out` is writable for [`Sums::LANES`] bytes, and `residual` readable if `RESIDUAL`.
         #[inline(always)]
-        pub fn pixel(&self, domain: Domain, sums: Sums, residual: &[u8; Sums::LANES]) -> [u8; Sums::LANES] {
+        pub unsafe fn pixel<const RESIDUAL: bool>(&self, domain: Domain, sums: Sums, residual: *const u8, out: *mut u8) {
             let mut real = [0f32; Sums::LANES];
             for i in 0..Sums::LANES {
                 real[i] = sums.0[i].wrapping_add(self.bias[i]) as f32 * self.mult[i];
             }
-            if let Some(params) = &self.residual {
+            if RESIDUAL {
+                // SAFETY: as promised.
+                let residual = unsafe { residual.cast::<[u8; Sums::LANES]>().read_unaligned() };
                 for i in 0..Sums::LANES {
-                    real[i] += (domain.decode(residual[i]) - params.zero_point) as f32 * params.mult;
+                    real[i] += (domain.decode(residual[i]) - self.residual.zero_point) as f32 * self.residual.mult;
                 }
             }
             let mut bytes = [0u8; Sums::LANES];
             for i in 0..Sums::LANES {
                 bytes[i] = self.requant.quantize(real[i]);
             }
-            bytes
+            // SAFETY: as promised.
+            unsafe { out.cast::<[u8; Sums::LANES]>().write_unaligned(bytes) };
         }
     }
 }

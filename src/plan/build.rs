@@ -25,7 +25,7 @@ pub enum Policy {
 }
 
 /// Largest arena a model may ask for, bytes.
-const MAX_ARENA: usize = 1 << 30;
+pub(super) const MAX_ARENA: usize = 1 << 30;
 
 /// Height, width, channels; `flat` if ONNX sees `[1, channels]`.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +86,7 @@ pub fn build(
         builder.lower(node)?;
     }
     let Builder { steps, info, targets, .. } = builder;
-    let scratch = steps.iter().map(|s| if let Step::Winograd(w) = s { w.scratch_bytes() } else { 0 });
-    let scratch_bytes = scratch.max().unwrap_or(0);
+    let scratch_bytes = steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
     Ok(Program { kernel, steps, info, arena_bytes: buffers.1 + SLACK, scratch_bytes, targets, sources })
 }
 

@@ -1,15 +1,16 @@
 //! Proof that a program read from a file stays inside its memory: every address that a step can form is bounded here,
 //! because steps and kernels trust the plan.
 
-use super::{Buffer, Conv, GemmOutput, Program, Step, Winograd};
+use super::build::MAX_ARENA;
+use super::{Buffer, Conv, GemmOutput, Port, Program, Step, Winograd};
 use crate::graph::Window;
 use crate::kernels::winograd::{LANES, POINTS, TILE};
-use crate::kernels::{Requant, SLACK};
+use crate::kernels::{Requant, ResidualParams, SLACK};
 
 /// No dimension, stride, dilation or padding is larger, so that their products fit 64 bits.
 const MAX_DIM: usize = 1 << 15;
-/// No offset or count is larger.
-const MAX_BYTES: usize = 1 << 32;
+/// No thread needs more scratch.
+const MAX_SCRATCH: usize = 1 << 28;
 
 type Check = Result<(), String>;
 
@@ -20,11 +21,12 @@ fn ensure(condition: bool, what: &str) -> Check {
 impl Program {
     /// What a step could do outside the arena, the scratch or the float ports; `Ok` if nothing.
     pub(super) fn check(&self) -> Result<(), String> {
-        ensure(self.arena_bytes <= MAX_BYTES && self.scratch_bytes <= MAX_BYTES, "arena or scratch is too large")?;
+        let scratch = self.steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
+        ensure(self.arena_bytes <= MAX_ARENA && self.scratch_bytes == scratch && scratch <= MAX_SCRATCH, "arena or scratch is too large")?;
         ensure(self.info.len() == self.steps.len(), "steps and their descriptions differ in number")?;
         for port in self.sources.iter().chain(&self.targets) {
             let values = port.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
-            ensure(values <= MAX_BYTES && port.shape.iter().all(|&d| d > 0), "a port's shape is out of range")?;
+            ensure(values <= MAX_ARENA / size_of::<f32>() && port.shape.iter().all(|&d| d > 0), "a port's shape is out of range")?;
         }
         for (step, info) in self.steps.iter().zip(&self.info) {
             self.check_step(step).map_err(|why| format!("step `{}`: {why}", info.name))?;
@@ -40,7 +42,7 @@ impl Program {
         ensure(b.base <= self.arena_bytes && b.len() + SLACK <= self.arena_bytes - b.base, "a tensor lies outside the arena")
     }
 
-    fn port(ports: &[super::Port], index: usize, values: usize) -> Check {
+    fn port(ports: &[Port], index: usize, values: usize) -> Check {
         let port = ports.get(index).ok_or("a float port is missing")?;
         ensure(port.shape.iter().product::<usize>() == values, "a float port has another size")
     }
@@ -109,19 +111,30 @@ impl Program {
         apart(dst, src)?;
         ensure(src.shape[2] == dst.shape[2], "input and output differ in channels")?;
         let numbers = window.kernel.iter().chain(&window.stride).chain(&window.dilation).chain(&window.pad);
-        ensure(numbers.clone().all(|&n| n <= MAX_DIM), "its window is out of range")
+        ensure(numbers.clone().all(|&n| n <= MAX_DIM), "its window is out of range")?;
+        // Taps outside the picture are skipped one by one: a window far larger than it would take for ever.
+        let fits = |side: usize| window.kernel[side] <= src.shape[side] + window.pad[side] + window.pad[side + 2];
+        ensure(fits(0) && fits(1), "its window is larger than its padded input")
+    }
+
+    /// What both kinds of convolutions have.
+    fn filter(&self, src: &Buffer, dst: &Buffer, residual: Option<&(Buffer, ResidualParams)>, pad: [usize; 2], requant: &Requant) -> Check {
+        self.buffer(src)?;
+        self.buffer(dst)?;
+        apart(dst, src)?;
+        check_requant(requant)?;
+        ensure(pad[0] <= src.halo[0] && pad[1] <= src.halo[1], "its padding is larger than the input's halo")?;
+        let Some((residual, _)) = residual else { return Ok(()) };
+        self.buffer(residual)?;
+        apart(dst, residual)?;
+        ensure(residual.shape == dst.shape, "its residual has another shape")
     }
 
     fn conv(&self, c: &Conv) -> Check {
-        self.buffer(&c.src)?;
-        self.buffer(&c.dst)?;
-        apart(&c.dst, &c.src)?;
-        check_requant(&c.requant)?;
-        self.residual(c.residual.as_ref().map(|(b, _)| b), &c.dst)?;
+        self.filter(&c.src, &c.dst, c.residual.as_ref(), c.pad, &c.requant)?;
         let ([h, w, out], channels) = (c.dst.shape, c.src.shape[2]);
         ensure(c.groups > 0 && channels.is_multiple_of(c.groups) && out.is_multiple_of(c.groups), "its groups do not divide the channels")?;
         ensure(c.stride.iter().all(|&s| s <= MAX_DIM), "its stride is out of range")?;
-        ensure(c.pad[0] <= c.src.halo[0] && c.pad[1] <= c.src.halo[1], "its padding is larger than the input's halo")?;
         let (nr, kr) = (self.kernel.nr, self.kernel.kr);
         // The last pixel's first tap, in the last group, plus the longest run with what a kernel reads beyond it.
         let row = (h - 1) * c.stride[0] + c.src.halo[0] - c.pad[0];
@@ -129,7 +142,7 @@ impl Program {
         let first = row * c.src.row_stride() + column * channels + channels / c.groups * (c.groups - 1);
         let mut steps = 0usize;
         for run in &c.runs {
-            ensure(run.offset <= MAX_BYTES && run.steps <= MAX_BYTES, "a run is out of range")?;
+            ensure(run.offset <= MAX_ARENA && run.steps <= MAX_ARENA, "a run is out of range")?;
             ensure(first + run.offset + run.steps * kr <= c.src.len() + SLACK, "it reads outside its input")?;
             steps += run.steps;
         }
@@ -139,31 +152,18 @@ impl Program {
     }
 
     fn winograd(&self, c: &Winograd) -> Check {
-        self.buffer(&c.src)?;
-        self.buffer(&c.dst)?;
-        apart(&c.dst, &c.src)?;
-        check_requant(&c.requant)?;
-        self.residual(c.residual.as_ref().map(|(b, _)| b), &c.dst)?;
+        self.filter(&c.src, &c.dst, c.residual.as_ref(), c.pad, &c.requant)?;
         let [h, w, out] = c.dst.shape;
         let (mr, nr) = (c.kernel.mr, c.kernel.nr);
         ensure(self.kernel.winograd.as_ref().is_some_and(|k| k.name == c.kernel.name), "its kernel belongs to another instruction set")?;
-        ensure(c.pad[0] <= c.src.halo[0] && c.pad[1] <= c.src.halo[1], "its padding is larger than the input's halo")?;
         ensure(
             c.tiles == [h.div_ceil(TILE), w.div_ceil(TILE)] && c.depth == c.src.shape[2].next_multiple_of(LANES),
             "its tiles do not cover the output",
         )?;
         ensure([c.strip, c.batch].iter().all(|&n| n > 0 && n <= MAX_DIM && n.is_multiple_of(mr)), "its strips are not whole products")?;
-        ensure(c.scratch_bytes() <= self.scratch_bytes, "it needs more scratch")?;
         let blocks = out.div_ceil(nr);
         ensure(c.weights.len() == blocks * POINTS * c.depth * nr, "its weights have another size")?;
         ensure(c.bias.len() == blocks * nr && c.mult.len() == blocks * nr, "its channels have another number")
-    }
-
-    fn residual(&self, residual: Option<&Buffer>, dst: &Buffer) -> Check {
-        let Some(residual) = residual else { return Ok(()) };
-        self.buffer(residual)?;
-        apart(dst, residual)?;
-        ensure(residual.shape == dst.shape, "its residual has another shape")
     }
 }
 

@@ -303,6 +303,11 @@ impl Step {
         }
     }
 
+    /// What each thread needs beside the arena.
+    fn scratch_bytes(&self) -> usize {
+        if let Step::Winograd(conv) = self { conv.scratch_bytes() } else { 0 }
+    }
+
     /// The quantized tensor this step writes.
     pub fn dst(&self) -> Option<&Buffer> {
         match self {

@@ -175,9 +175,10 @@ fn places(sweep: bool, run: &RunArgs, clusters: &[Cluster]) -> Vec<(Vec<usize>, 
             places.push((cluster.cpus[..threads].to_vec(), threads));
         }
     }
-    let all: usize = clusters.iter().map(|c| c.cpus.len()).sum();
-    if clusters.len() > 1 && run.threads.is_none_or(|t| usize::from(t) >= all) {
-        places.push((vec![], all));
+    let all: Vec<usize> = clusters.iter().flat_map(|c| c.cpus.clone()).collect();
+    if clusters.len() > 1 && run.threads.is_none_or(|t| usize::from(t) >= all.len()) {
+        // By name, since this program may be kept to the fast ones.
+        places.push((all.clone(), all.len()));
     }
     places
 }
@@ -222,7 +223,7 @@ mod tests {
         let places = |threads, clusters: &[Cluster]| places(true, &RunArgs { threads, cpus: None }, clusters);
         let threads = |of: Vec<(Vec<usize>, usize)>| of.into_iter().map(|(cpus, t)| (cpus.len(), t)).collect::<Vec<_>>();
         assert_eq!(threads(places(None, &[cluster(&[0, 1, 2, 3])])), [(1, 1), (2, 2), (4, 4)]);
-        assert_eq!(threads(places(None, &[cluster(&[4, 5, 6]), cluster(&[0])])), [(1, 1), (2, 2), (3, 3), (1, 1), (0, 4)]);
+        assert_eq!(threads(places(None, &[cluster(&[4, 5, 6]), cluster(&[0])])), [(1, 1), (2, 2), (3, 3), (1, 1), (4, 4)]);
         assert_eq!(threads(places(Some(2), &[cluster(&[4, 5, 6]), cluster(&[0])])), [(1, 1), (2, 2), (1, 1)]);
     }
 }

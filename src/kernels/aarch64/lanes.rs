@@ -115,13 +115,14 @@ impl Finish {
         unsafe { Finish { bias: Sums::load(bias), epilogue: Epilogue::new(mult, requant, residual) } }
     }
 
-    /// The bytes of one pixel from its sums and its residual's bytes (see [`crate::kernels`]).
+    /// Requantizes and stores one pixel, to which `residual` is added if `RESIDUAL` (see [`crate::kernels`]).
+    ///
+    /// # Safety
+    /// `out` is writable for [`Sums::LANES`] bytes, and `residual` readable if `RESIDUAL`; this was made with its parameters.
     #[inline(always)]
-    pub fn pixel(&self, domain: Domain, sums: Sums, residual: &[u8; Sums::LANES]) -> [u8; Sums::LANES] {
+    pub unsafe fn pixel<const RESIDUAL: bool>(&self, domain: Domain, sums: Sums, residual: *const u8, out: *mut u8) {
         debug_assert_eq!(domain, Domain::S8, "the domain of every kernel here");
-        let mut bytes = [0; Sums::LANES];
-        // SAFETY: the arrays are as large as a register.
-        unsafe { vst1_s8(bytes.as_mut_ptr().cast(), self.epilogue.pixel(sums.plus(self.bias).0, || vld1_s8(residual.as_ptr().cast()))) };
-        bytes
+        // SAFETY: as promised.
+        unsafe { vst1_s8(out.cast(), self.epilogue.pixel(sums.plus(self.bias).0, || vld1_s8(residual.cast()))) };
     }
 }
