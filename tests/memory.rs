@@ -1,53 +1,14 @@
 //! What allocates, and how much: one test, because the allocator counts for the whole process.
 
+#[path = "common/allocator.rs"]
+mod allocator;
 mod common;
 
 use common::{Rng, golden, load, read_f32};
 use edge_infer::import::onnx;
 use edge_infer::model::{LoadOptions, Model};
 use prost::Message;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    CALLS.fetch_add(1, Relaxed);
-    PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
-}
-
-// SAFETY: every call is the system allocator's; the counters touch no memory but their own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        grow(size);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn inference_allocates_nothing_and_broken_models_stay_within_limits() {
@@ -63,11 +24,11 @@ fn inference_allocates_nothing() {
             let input = read_f32(&path.with_extension("in.f32"));
             let mut model = load(&path, None, threads);
             model.run(&input).unwrap();
-            let before = CALLS.load(Relaxed);
+            let before = allocator::calls();
             for _ in 0..50 {
                 std::hint::black_box(model.run(&input).unwrap());
             }
-            assert_eq!(CALLS.load(Relaxed) - before, 0, "{name}: allocations in 50 inferences with {threads} threads");
+            assert_eq!(allocator::calls() - before, 0, "{name}: allocations in 50 inferences with {threads} threads");
         }
     }
 }
@@ -160,16 +121,15 @@ fn broken_models_neither_panic_nor_take_much_memory() {
         }
         std::fs::write(&path, &bytes).unwrap();
         let limit = 2 * bytes.len() + (64 << 20);
-        let before = LIVE.load(Relaxed);
-        PEAK.store(before, Relaxed);
-        let outcome = catch_unwind(AssertUnwindSafe(|| match Model::load(&path, &options) {
-            Ok(mut model) => {
-                let input = vec![0.5; model.input_shape().iter().product()];
-                model.run(&input).map(|_| ())
-            }
-            Err(e) => Err(e),
-        }));
-        let used = PEAK.load(Relaxed).saturating_sub(before);
+        let (outcome, used) = allocator::peak(|| {
+            catch_unwind(AssertUnwindSafe(|| match Model::load(&path, &options) {
+                Ok(mut model) => {
+                    let input = vec![0.5; model.input_shape().iter().product()];
+                    model.run(&input).map(|_| ())
+                }
+                Err(e) => Err(e),
+            }))
+        });
         let fail = |what: String| {
             let _ = std::panic::take_hook();
             panic!("{name} with mutation {seed}: {what}");

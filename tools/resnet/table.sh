@@ -2,9 +2,11 @@
 # One row per architecture: build, calibrate BatchNorm, quantize, run, compare. Networks are freshly initialised:
 # BatchNorm gets the statistics of the pictures, so SQNR is meaningful; agreement of random classifiers says little.
 #   tools/resnet/table.sh PICTURES [ARCH…]      needs `cargo build --release --workspace`, jq, python3 with onnxruntime
+#   IMAGES=N: pictures to calibrate with (40); KEEP=FOLDER: leave the int8 models there, for tools/resnet/latency.py
 set -euo pipefail
 pictures=$(realpath "$1"); shift
-bin=$(realpath "$(dirname "$0")/../../target/release")
+here=$(realpath "$(dirname "$0")"); bin=$here/../../target/release
+keep=${KEEP:+$(realpath "$KEEP")}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"
 archs=("$@")
 [ ${#archs[@]} -gt 0 ] || archs=(resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d
@@ -21,17 +23,10 @@ for arch in "${archs[@]}"; do
   "$bin/edge-quantize" float.onnx -o int8.onnx --calib "$pictures" --images "${IMAGES:-40}" --json > quantize.json
   "$bin/edge-infer" inspect int8.onnx --json > inspect.json
   "$bin/edge-infer" compare float.onnx int8.onnx "$pictures" --json > compare.json 2> /dev/null
-  ort=$(python3 - <<'P'
-import numpy as np, onnxruntime as o, statistics as s, time
-m = o.InferenceSession("int8.onnx", providers=["CPUExecutionProvider"]); i = m.get_inputs()[0]
-x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32); t = []
-for _ in range(25):
-    b = time.perf_counter(); m.run(None, {i.name: x}); t.append(1e3 * (time.perf_counter() - b))
-print(f"{s.median(t[5:]):.2f}")
-P
-)
+  read -r _ ours ort < <("$here/latency.py" int8.onnx)
   size=$(stat -c %s int8.onnx)
-  jq -rn --arg a "$arch" --arg o "$ort" --argjson z "$size" --slurpfile s summary.json --slurpfile i inspect.json --slurpfile c compare.json '
-    "| \($a) | \($s[0].parameters) | \($z / 1e4 | round / 100) | \($c[0].logit_sqnr_db * 10 | round / 10) | \($c[0].top1_agreement * 1000 | round / 10) % of \($c[0].pictures) | \($i[0].int8_macs / $s[0].macs * 1000 | round / 10) % | \($c[0].b.median_ms * 100 | round / 100) | \($o) |"'
+  jq -rn --arg a "$arch" --arg e "$ours" --arg o "$ort" --argjson z "$size" --slurpfile s summary.json --slurpfile i inspect.json --slurpfile c compare.json '
+    "| \($a) | \($s[0].parameters) | \($z / 1e4 | round / 100) | \($c[0].logit_sqnr_db * 10 | round / 10) | \($c[0].top1_agreement * 1000 | round / 10) % of \($c[0].pictures) | \($i[0].int8_macs / $s[0].macs * 1000 | round / 10) % | \($e) | \($o) |"'
   jq -r '.nodes[] | select(.why) | "left in tract: \(.name) (\(.op)): \(.why)"' inspect.json >&2
+  [ -z "$keep" ] || mv int8.onnx "$keep/$arch.onnx"
 done

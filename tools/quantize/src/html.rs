@@ -81,8 +81,9 @@ pub fn page(model: &Path, r: &Report, labels: &[String]) -> String {
             ("size", format!("{:.2} MB → {:.2} MB", r.bytes_before as f64 / 1e6, r.bytes_after as f64 / 1e6)),
             ("activation ranges", format!("{} on {} images", word(&o.calibrator), r.calibration_images)),
             ("weight ranges", word(&o.weights)),
+            ("rounding", format!("{:?}", o.rounding).to_lowercase()),
             ("bias correction", o.bias_correction.to_string()),
-            ("equalized pairs", if o.equalize { r.equalized.to_string() } else { "off".into() }),
+            ("equalized classes", if o.equalize { r.equalized.to_string() } else { "off".into() }),
             ("BatchNorm folded", format!("{}, kept {}", r.fold.folded, r.fold.kept.len())),
             ("time", format!("{:.1} s", r.seconds)),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! The stages, one module each: [`input`] reads and validates, [`opset`] raises old files to opset 13,
 //! [`simplify`] brings exporters' many forms to one, [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
-//! [`recipe`] says what can be chosen, [`equalize`] balances channels, [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
+//! [`recipe`] says what can be chosen, [`equalize`] balances channels, [`rounding`] makes rounding errors cancel, [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
 //! [`qdq`] writes them down, [`report`] measures what was lost and [`html`] draws it.
 //! [`eval`] measures accuracy on labelled pictures ([`dataset`]), [`sensitivity`] what each layer costs, [`pipeline`] joins them.
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod plan;
 pub mod qdq;
 pub mod recipe;
 pub mod report;
+pub mod rounding;
 pub mod scheme;
 pub mod sensitivity;
 pub mod simplify;

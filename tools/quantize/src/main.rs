@@ -10,6 +10,7 @@ use edge_quantize::observe::Calibrator;
 use edge_quantize::onnx::{self, ModelProto};
 use edge_quantize::pipeline::{self, Options, Recipe, quantize};
 use edge_quantize::plan::Residual;
+use edge_quantize::rounding::Rounding;
 use edge_quantize::scheme::{ActivationType, WeightRange};
 use edge_quantize::sensitivity::{choose_float, sensitivity};
 use edge_quantize::{Error, Result, dataset, fold, html, input};
@@ -117,10 +118,13 @@ struct QuantizeArgs {
     /// How weight ranges are chosen, per output channel.
     #[arg(long, value_enum)]
     weights: Option<WeightRange>,
-    /// Biases take up the expected error of their rounded weights.
+    /// How weights become integers.
+    #[arg(long, value_enum)]
+    rounding: Option<Rounding>,
+    /// Biases take up the mean errors of rounded weights and of the logits.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     bias_correction: Option<bool>,
-    /// Brings channels of consecutive convolutions to like ranges first (exact in float).
+    /// Brings the channels of each tensor to like ranges first (exact in float).
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     equalize: Option<bool>,
     /// Layers that stay float, by node name; repeat or separate by commas.
@@ -353,6 +357,7 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     options = Options {
         calibrator: args.calibrator.unwrap_or(options.calibrator),
         weights: args.weights.unwrap_or(options.weights),
+        rounding: args.rounding.unwrap_or(options.rounding),
         bias_correction: args.bias_correction.unwrap_or(options.bias_correction),
         equalize: args.equalize.unwrap_or(options.equalize),
         activations: args.activations,
@@ -361,8 +366,11 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     };
     let mut costs = Vec::new();
     if args.sensitivity || args.auto_mixed.is_some() {
-        let prepared = pipeline::prepare(&model, &shape, &options)?;
+        let mut prepared = pipeline::prepare(&model, &shape, &options)?;
         let (used, held) = pipeline::split(inputs.len());
+        if options.equalize {
+            pipeline::balance(&mut prepared, &shape, &inputs, &used, &progress)?;
+        }
         let measured = pipeline::measure(&prepared, &shape, &inputs, &used, &options, &progress)?;
         costs = sensitivity(&prepared, &measured, &shape, &inputs, &held, &options, &progress)?;
     }

@@ -53,15 +53,20 @@ pub struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    fn chunks<T: Send>(&self, one: impl Fn(Vec<f32>) -> Result<T> + Sync, mut merge: impl FnMut(T)) -> Result<()> {
-        for chunk in self.images.chunks(CHUNK) {
+    /// Runs `one` on every input, in parallel, and `merge` on the results of `chunk` of them at a time, in order.
+    pub fn chunks<T: Send>(
+        &self,
+        chunk: usize,
+        one: impl Fn(usize, Vec<f32>) -> Result<T> + Sync,
+        mut merge: impl FnMut(Vec<T>),
+    ) -> Result<()> {
+        for chunk in self.images.chunks(chunk) {
             let run = |&i: &usize| {
-                let out = one((self.load)(i)?)?;
+                let out = one(i, (self.load)(i)?)?;
                 (self.tick)();
                 Ok(out)
             };
-            let done: Vec<T> = chunk.par_iter().map(run).collect::<Result<_>>()?;
-            done.into_iter().for_each(&mut merge);
+            merge(chunk.par_iter().map(run).collect::<Result<_>>()?);
         }
         Ok(())
     }
@@ -80,7 +85,7 @@ pub fn calibrate(
     let count = names.len();
     let mut all = vec![(f64::INFINITY, f64::NEG_INFINITY); count];
     let mut average: Vec<Option<Range>> = vec![None; count];
-    let extremes = |input: Vec<f32>| {
+    let extremes = |_, input: Vec<f32>| {
         let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); count];
         let mut bad = None;
         runner.run(&input, |i, _, values| {
@@ -103,8 +108,8 @@ pub fn calibrate(
             None => Ok(ranges),
         }
     };
-    feed.chunks(extremes, |ranges| {
-        for (t, &(lo, hi)) in ranges.iter().enumerate().filter(|(_, r)| r.0 <= r.1) {
+    feed.chunks(CHUNK, extremes, |images| {
+        for (t, &(lo, hi)) in images.iter().flat_map(|r| r.iter().enumerate()).filter(|(_, r)| r.0 <= r.1) {
             all[t] = (all[t].0.min(lo), all[t].1.max(hi));
             let mix = |old: f64, new: f64| old * MOMENTUM + new * (1.0 - MOMENTUM);
             average[t] = Some(average[t].map_or((lo, hi), |(l, h)| (mix(l, lo), mix(h, hi))));
@@ -120,7 +125,7 @@ pub fn calibrate(
         return Ok(ranges.into_iter().map(|r| (r, None)).collect());
     }
     let mut total: Vec<Histogram> = all.iter().map(|&r| Histogram::new(r)).collect();
-    let count_values = |input: Vec<f32>| {
+    let count_values = |_, input: Vec<f32>| {
         let mut parts: Vec<Histogram> = all.iter().map(|&r| Histogram::new(r)).collect();
         runner.run(&input, |i, _, values| {
             if i >= skip {
@@ -129,7 +134,7 @@ pub fn calibrate(
         })?;
         Ok(parts)
     };
-    feed.chunks(count_values, |parts| total.iter_mut().zip(&parts).for_each(|(t, p)| t.merge(p)))?;
+    feed.chunks(CHUNK, count_values, |images| images.iter().for_each(|parts| total.iter_mut().zip(parts).for_each(|(t, p)| t.merge(p))))?;
     let chosen = |h: Histogram| {
         let range = match calibrator {
             Calibrator::Percentile => h.percentiles(TAIL),
@@ -141,27 +146,51 @@ pub fn calibrate(
     Ok(total.into_par_iter().map(chosen).collect())
 }
 
-/// Mean of every channel (second dimension) of the outputs of `runner` after its own `skip` graph outputs.
-pub fn channel_means(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<f64>>> {
-    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); count];
-    let one = |input: Vec<f32>| {
-        let mut means: Vec<Vec<f64>> = vec![Vec::new(); count];
+/// What one channel of a tensor is like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Channel {
+    /// Mean value.
+    pub mean: f64,
+    /// Mean square.
+    pub square: f64,
+    /// Eighth root of the mean eighth power: close to the largest magnitude, yet lone outliers hardly count.
+    pub peak: f64,
+}
+
+/// Every channel (second dimension) of the outputs of `runner` after its own `skip` graph outputs.
+pub fn channels(runner: &Runner, skip: usize, count: usize, feed: &Feed) -> Result<Vec<Vec<Channel>>> {
+    let mut all: Vec<Vec<Channel>> = vec![Vec::new(); count];
+    let one = |_, input: Vec<f32>| {
+        let mut channels: Vec<Vec<Channel>> = vec![Vec::new(); count];
+        let one = |values: &[f32]| {
+            let add = |c: Channel, &v: &f32| {
+                let v = f64::from(v);
+                Channel { mean: c.mean + v, square: c.square + v * v, peak: c.peak + v.powi(8) }
+            };
+            let (sum, n) = (values.iter().fold(Channel::default(), add), values.len().max(1) as f64);
+            Channel { mean: sum.mean / n, square: sum.square / n, peak: sum.peak / n }
+        };
         runner.run(&input, |i, shape, values| {
             if i >= skip && shape.len() >= 2 {
                 let area = (values.len() / shape[1].max(1)).max(1);
-                means[i - skip] = values.chunks(area).map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() / area as f64).collect();
+                channels[i - skip] = values.chunks(area).map(one).collect();
             }
         })?;
-        Ok(means)
+        Ok(channels)
     };
-    feed.chunks(one, |means| {
-        for (sum, mean) in sums.iter_mut().zip(means) {
-            sum.resize(mean.len(), 0.0);
-            sum.iter_mut().zip(mean).for_each(|(s, m)| *s += m);
+    feed.chunks(CHUNK, one, |images| {
+        for (t, channels) in images.into_iter().flat_map(|image| image.into_iter().enumerate()) {
+            all[t].resize(channels.len(), Channel::default());
+            for (sum, one) in all[t].iter_mut().zip(channels) {
+                let n = feed.images.len().max(1) as f64;
+                sum.mean += one.mean / n;
+                sum.square += one.square / n;
+                sum.peak += one.peak / n;
+            }
         }
     })?;
-    sums.iter_mut().flatten().for_each(|s| *s /= feed.images.len().max(1) as f64);
-    Ok(sums)
+    all.iter_mut().flatten().for_each(|c| c.peak = c.peak.powf(0.125));
+    Ok(all)
 }
 
 /// Counts of values in equal bins over a known range. Exact zeros are counted apart: they cost no error.

@@ -71,6 +71,15 @@ pub fn constants(graph: &GraphProto) -> HashMap<&str, &TensorProto> {
     graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect()
 }
 
+/// Whether a ReduceMean of a tensor of this rank takes the mean over height and width.
+pub fn is_spatial_mean(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, rank: Option<usize>) -> bool {
+    let from_input = node.input.get(1).and_then(|n| constants.get(n.as_str())).and_then(|t| i64_data(t).ok());
+    let mut axes = from_input.unwrap_or_else(|| attr_ints(node, "axes").to_vec());
+    axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += 4);
+    axes.sort_unstable();
+    rank == Some(4) && axes == [2, 3]
+}
+
 /// Why a node cannot be int8, `None` if it can.
 fn obstacle(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, shapes: &Shapes, used: &HashMap<String, usize>) -> Option<String> {
     if !is_default_domain(&node.domain) {
@@ -97,12 +106,8 @@ fn obstacle(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, shapes: &
         }
         "MaxPool" => outputs(node).skip(1).any(|o| used.contains_key(o)).then(|| "its indices are used".into()),
         "ReduceMean" => {
-            let from_input = node.input.get(1).and_then(|n| constants.get(n.as_str())).and_then(|t| i64_data(t).ok());
-            let mut axes = from_input.unwrap_or_else(|| attr_ints(node, "axes").to_vec());
-            axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += 4);
-            axes.sort_unstable();
             let rank = shapes.get(&node.input[0]).map(Vec::len);
-            (rank != Some(4) || axes != [2, 3]).then(|| "not a mean over height and width".into())
+            (!is_spatial_mean(node, constants, rank)).then(|| "not a mean over height and width".into())
         }
         "Clip" => clamp_bounds(node, constants).is_none().then(|| "its bounds are computed".into()),
         "AveragePool" if attr(node, "auto_pad").is_some_and(|a| !matches!(a.s.as_slice(), b"" | b"NOTSET" | b"VALID")) => {

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::onnx::*;
 use crate::pipeline::Measured;
 use crate::plan::{Plan, clamp_bounds, constants};
-use crate::scheme::{ActivationType, Affine, InputMeans, WeightRange, Weights, quantize_weights};
+use crate::scheme::{ActivationType, Affine, Correction, InputMeans, WeightRange, Weights, grid, quantize_weights};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
@@ -119,8 +119,11 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, measured: &Measured, range: We
             if channels == 0 || !(bias.is_empty() || bias.len() == channels) {
                 return Err(node_error(&node, format!("{channels} output channels, but {} bias values", bias.len())));
             }
-            let means = measured.means.get(source).filter(|m| !m.is_empty());
-            if means.is_some() && bias_name.is_none() {
+            if let Some((_, center)) = measured.center.as_ref().filter(|c| c.0 == i && c.1.len() == bias.len()) {
+                bias.iter_mut().zip(center).for_each(|(b, c)| *b += *c as f32);
+            }
+            let (rounded, means) = (measured.rounded.get(&i), measured.means.get(source).filter(|m| !m.is_empty()));
+            if (rounded.is_some() || means.is_some()) && bias_name.is_none() {
                 (bias, bias_name) = (vec![0.0; channels], Some(format!("{}.bias", node.input[1])));
                 node.input.resize(3, String::new());
             }
@@ -135,7 +138,13 @@ pub fn write(graph: &mut GraphProto, plan: &Plan, measured: &Measured, range: We
                     _ => dims[2..].iter().product(),
                 },
             });
-            let q = quantize_weights(&f32_data(weight)?, &bias, channels, params[source.as_str()].scale, range, inputs.as_ref());
+            let correction = match (rounded, &inputs) {
+                (Some(r), _) => Correction::Rounded(r),
+                (None, Some(means)) => Correction::Means(means),
+                (None, None) => Correction::None,
+            };
+            let (values, scale) = (f32_data(weight)?, params[source.as_str()].scale);
+            let q = quantize_weights(&values, &bias, grid(&values, &bias, channels, scale, range), scale, correction);
             w.written.layers.push(layer_report(&node, &dims, &q));
             node.input[1] =
                 w.stored(&node.input[1], |n| i8_tensor(n, &dims, &q.values), |n| i8_tensor(n, &[channels], &vec![0; channels]), &q.scales);

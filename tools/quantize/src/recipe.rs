@@ -2,6 +2,7 @@
 
 use crate::observe::Calibrator;
 use crate::plan::Residual;
+use crate::rounding::Rounding;
 use crate::scheme::{ActivationType, WeightRange};
 use serde::Serialize;
 
@@ -16,9 +17,11 @@ pub struct Options {
     pub residual: Residual,
     /// How weight ranges are chosen.
     pub weights: WeightRange,
-    /// Biases take up the expected error of their rounded weights.
+    /// How weights become integers.
+    pub rounding: Rounding,
+    /// Biases take up the mean errors of rounded weights and of the logits.
     pub bias_correction: bool,
-    /// Channels of consecutive convolutions are brought to like ranges first.
+    /// Channels are brought to like ranges first.
     pub equalize: bool,
     /// Nodes that stay float, by name or output.
     pub keep_float: Vec<String>,
@@ -32,7 +35,7 @@ pub enum Recipe {
     Fast,
     /// Ranges of least squared error; every input runs twice.
     Balanced,
-    /// As balanced, with corrected biases; every input runs three times.
+    /// As balanced, with equalized channels, compensated rounding of weights, and corrected biases; several times slower.
     Best,
 }
 
@@ -43,10 +46,11 @@ impl Recipe {
             calibrator: if self == Recipe::Fast { Calibrator::Minmax } else { Calibrator::Mse },
             activations: ActivationType::Uint8,
             residual: Residual::Fused,
-            // Narrower weight ranges cost more at the large weights than they gain at the small ones.
-            weights: WeightRange::Absmax,
+            // Narrower weight ranges cost more at the large weights than they gain at the small ones, unless others make up for it.
+            weights: if self == Recipe::Best { WeightRange::Mse } else { WeightRange::Absmax },
+            rounding: if self == Recipe::Best { Rounding::Compensated } else { Rounding::Nearest },
             bias_correction: self == Recipe::Best,
-            equalize: false,
+            equalize: self == Recipe::Best,
             keep_float: Vec::new(),
         }
     }

@@ -77,7 +77,7 @@ pub struct Report {
     pub calibration_images: usize,
     /// BatchNorm folding.
     pub fold: FoldReport,
-    /// Pairs of convolutions that were equalized.
+    /// Classes of tensors whose channels were equalized.
     pub equalized: usize,
     /// Weights, one entry per Conv and Gemm.
     pub layers: Vec<LayerReport>,
@@ -184,7 +184,7 @@ impl fmt::Display for Report {
             writeln!(f, "scalings folded    {}", self.fold.affine)?;
         }
         if self.options.equalize {
-            writeln!(f, "pairs equalized    {}", self.equalized)?;
+            writeln!(f, "classes equalized  {}", self.equalized)?;
         }
         for c in &self.sensitivity {
             let (db, same) = (c.logit_sqnr_db, c.top1_agreement * 100.0);

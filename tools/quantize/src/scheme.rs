@@ -4,6 +4,7 @@
 //! representable. Weights: int8 symmetric per output channel in [−127, 127]. Bias: int32 with scale
 //! s_x·s_w\[c\] and zero point 0.
 
+use crate::rounding::Rounded;
 use serde::Serialize;
 
 /// Integer type of activations.
@@ -126,57 +127,85 @@ const MAX_BIAS: f64 = (1 << 30) as f64;
 /// Smallest weight scale, so that products with activation scales stay normal f32 numbers.
 const MIN_WEIGHT_SCALE: f32 = 1e-20;
 
-/// Quantizes weights (`channels` rows) and bias (empty or one per channel) for inputs of scale `input_scale`.
-/// With `inputs`, the bias takes up the expected error that rounding the weights makes (Nagel et al., 1906.04721, 4.2).
-pub fn quantize_weights(
-    weights: &[f32],
-    bias: &[f32],
-    channels: usize,
-    input_scale: f32,
-    range: WeightRange,
-    inputs: Option<&InputMeans>,
-) -> Weights {
+/// Steps of a layer's weights.
+#[derive(Debug, Clone)]
+pub struct Grid {
+    /// One per output channel, > 0.
+    pub scales: Vec<f32>,
+    /// Channels whose scale was enlarged so that their bias fits.
+    pub enlarged: usize,
+}
+
+/// Chooses the scale of each of `channels` rows of weights, whose bias (empty or one per channel) has to fit for inputs of
+/// scale `input_scale`.
+pub fn grid(weights: &[f32], bias: &[f32], channels: usize, input_scale: f32, range: WeightRange) -> Grid {
     let row = weights.len().checked_div(channels).unwrap_or(0);
     let absmax = |w: &[f32]| w.iter().fold(0f32, |m, v| m.max(v.abs()));
     let per_channel: Vec<f32> = (0..channels).map(|c| absmax(&weights[c * row..(c + 1) * row]) / 127.0).collect();
     // A channel without weights borrows the layer's step, so that its bias keeps a usable one.
     let widest = per_channel.iter().copied().fold(0f32, f32::max);
     let fallback = if widest > MIN_WEIGHT_SCALE { widest } else { 1.0 / 127.0 };
-    let mut out = Weights {
-        values: Vec::with_capacity(weights.len()),
-        scales: Vec::with_capacity(channels),
-        bias: Vec::with_capacity(bias.len()),
-        bias_scales: Vec::with_capacity(channels),
-        enlarged: 0,
-        sqnr_db: 0.0,
-    };
-    let (mut signal, mut noise) = (0f64, 0f64);
+    let mut grid = Grid { scales: Vec::with_capacity(channels), enlarged: 0 };
     for (c, &natural) in per_channel.iter().enumerate() {
         let mut scale = if natural > 0.0 { natural.max(MIN_WEIGHT_SCALE) } else { fallback };
         let rows = &weights[c * row..(c + 1) * row];
         if range == WeightRange::Mse && natural > MIN_WEIGHT_SCALE {
             scale = (best_scale(rows, f64::from(natural)) as f32).max(MIN_WEIGHT_SCALE);
         }
-        let rounded = |w: f32, scale: f32| (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0);
-        let delta = |w: &f32| rounded(*w, scale) * f64::from(scale) - f64::from(*w);
-        let shift = inputs.map_or(0.0, |i| i.shift(c, channels, rows.iter().map(delta)));
-        let b = bias.get(c).copied().map_or(0.0, f64::from) - shift;
-        let needed = b.abs() / (MAX_BIAS * f64::from(input_scale));
+        let needed = bias.get(c).copied().map_or(0.0, f64::from).abs() / (MAX_BIAS * f64::from(input_scale));
         if f64::from(scale) < needed {
             scale = (needed * 1.000_001) as f32;
-            out.enlarged += 1;
+            grid.enlarged += 1;
         }
-        for &w in rows {
-            let q = rounded(w, scale);
-            signal += f64::from(w).powi(2);
-            noise += (f64::from(w) - q * f64::from(scale)).powi(2);
-            out.values.push(q as i8);
+        grid.scales.push(scale);
+    }
+    grid
+}
+
+/// What a layer's bias takes up of the errors of its weights.
+pub enum Correction<'a> {
+    /// Nothing.
+    None,
+    /// The expected error of weights rounded to nearest (Nagel et al., 1906.04721, 4.2).
+    Means(&'a InputMeans<'a>),
+    /// Weights that were rounded already, and the expected change of each output channel.
+    Rounded(&'a Rounded),
+}
+
+/// Quantizes weights, to nearest if they are not rounded already, and bias (empty or one per channel) for inputs of scale `input_scale`.
+pub fn quantize_weights(weights: &[f32], bias: &[f32], grid: Grid, input_scale: f32, correction: Correction) -> Weights {
+    let channels = grid.scales.len();
+    let row = weights.len().checked_div(channels).unwrap_or(0);
+    let mut out = Weights {
+        values: Vec::with_capacity(weights.len()),
+        bias: Vec::with_capacity(bias.len()),
+        bias_scales: Vec::with_capacity(channels),
+        enlarged: grid.enlarged,
+        sqnr_db: 0.0,
+        scales: grid.scales,
+    };
+    let (mut signal, mut noise) = (0f64, 0f64);
+    for (c, &scale) in out.scales.iter().enumerate() {
+        let rows = &weights[c * row..(c + 1) * row];
+        match correction {
+            Correction::Rounded(r) => out.values.extend(&r.values[c * row..(c + 1) * row]),
+            _ => out.values.extend(rows.iter().map(|&w| (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-127.0, 127.0) as i8)),
         }
+        let delta = |(&w, &q): (&f32, &i8)| f64::from(q) * f64::from(scale) - f64::from(w);
+        let deltas = || rows.iter().zip(&out.values[c * row..]).map(delta);
+        signal += rows.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
+        noise += deltas().map(|d| d * d).sum::<f64>();
+        let shift = match correction {
+            Correction::None => 0.0,
+            Correction::Means(means) => means.shift(c, channels, deltas()),
+            Correction::Rounded(r) => r.shift[c],
+        };
         let bias_scale = input_scale * scale;
         if !bias.is_empty() {
-            out.bias.push((b / f64::from(bias_scale)).round_ties_even() as i32); // fits by construction
+            // Fits, for the scale leaves as much again for the correction.
+            let b = f64::from(bias[c]) - shift;
+            out.bias.push((b / f64::from(bias_scale)).round_ties_even() as i32);
         }
-        out.scales.push(scale);
         out.bias_scales.push(bias_scale);
     }
     out.sqnr_db = sqnr_db(signal, noise);
@@ -192,6 +221,10 @@ pub fn sqnr_db(signal: f64, noise: f64) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn quantize_weights(w: &[f32], b: &[f32], channels: usize, x: f32, range: WeightRange, means: Option<&InputMeans>) -> Weights {
+        super::quantize_weights(w, b, grid(w, b, channels, x, range), x, means.map_or(Correction::None, Correction::Means))
+    }
 
     #[test]
     fn a_relu_range_starts_at_the_smallest_integer() {

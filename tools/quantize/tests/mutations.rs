@@ -1,50 +1,13 @@
 //! 1,000 broken files: none panics, and none takes more than twice its size plus 64 MB before it is refused.
 
+#[path = "../../../tests/common/allocator.rs"]
+mod allocator;
 mod common;
 use common::*;
 use edge_quantize::input;
 use edge_quantize::onnx::*;
 use edge_quantize::pipeline::{Options, prepare};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
-}
-
-// SAFETY: every call is the system allocator's; the counters touch no memory but their own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        grow(size);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Xorshift: reproducible choices.
 struct Rng(u64);
@@ -160,14 +123,13 @@ fn broken_models_neither_panic_nor_take_much_memory() {
             bytes(&model)
         };
         let limit = 2 * bytes.len() + (64 << 20);
-        let before = LIVE.load(Relaxed);
-        PEAK.store(before, Relaxed);
         let start = std::time::Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let model = input::decode(&bytes)?;
-            prepare(&model, &[1, 3, 16, 16], &Options::default()).map(|_| ())
-        }));
-        let used = PEAK.load(Relaxed).saturating_sub(before);
+        let (outcome, used) = allocator::peak(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                let model = input::decode(&bytes)?;
+                prepare(&model, &[1, 3, 16, 16], &Options::default()).map(|_| ())
+            }))
+        });
         let fail = |what: String| {
             let _ = std::panic::take_hook();
             panic!("mutation {seed}: {what}");
