@@ -223,10 +223,8 @@ fn exponents(
                 })
                 .collect();
             let cost = |e: i32| -> f64 {
-                let one = |((peak, gain), (top, noise)): (&(Vec<f64>, Vec<f64>), &(f64, f64))| {
-                    scaled(peak[c], e).max(*top).powi(2) * (noise + gain[c] * 4f64.powi(-e))
-                };
-                tensors.iter().zip(&others).map(one).sum()
+                let both = tensors.iter().zip(&others);
+                both.map(|((peak, gain), (top, noise))| scaled(peak[c], e).max(*top).powi(2) * (noise + gain[c] * 4f64.powi(-e))).sum()
             };
             let best = (-LIMIT..=LIMIT).map(|e| (cost(e), e.abs(), e)).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             exponents[c] = best.map_or(0, |b| b.2);

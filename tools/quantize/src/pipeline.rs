@@ -159,10 +159,10 @@ fn compensate(
             });
         })?;
         for ((i, _), m) in batch.iter().zip(moments) {
-            let (weights, bias) = p.weights(*i)?;
+            let layer = p.weights(*i)?;
             let step = params[&p.plan.weighted[i]].0.scale;
-            let grid = scheme::grid(&weights.1, &bias, weights.0[0], step, options.weights);
-            rounded.insert(*i, m.round(&weights.1, &grid.scales, step));
+            let grid = scheme::grid(&layer.data, &layer.bias, layer.dims[0], step, options.weights);
+            rounded.insert(*i, m.round(&layer.data, &grid.scales, step));
         }
     }
     Ok(rounded)
@@ -181,7 +181,7 @@ fn rounding_batches(p: &Prepared, images: usize) -> Result<Vec<Vec<(usize, Reads
     let mut batches: Vec<Vec<(usize, Reads)>> = Vec::new();
     let mut left = 0;
     for (&i, x) in layers {
-        let ((dims, _), _) = p.weights(i)?;
+        let dims = p.weights(i)?.dims;
         let Some(reads) = p.shapes.get(x).and_then(|s| Reads::of(&graph.node[i], &dims, s)).filter(|r| r.bytes() <= MAX_BYTES) else {
             continue;
         };
@@ -198,15 +198,22 @@ fn rounding_batches(p: &Prepared, images: usize) -> Result<Vec<Vec<(usize, Reads
     Ok(batches)
 }
 
+/// Weights of a layer, and its bias, empty without one.
+struct LayerWeights {
+    dims: Vec<usize>,
+    data: Vec<f32>,
+    bias: Vec<f32>,
+}
+
 impl Prepared {
-    /// Dimensions and values of the weights of a layer of the plan, and its bias, empty without one.
-    fn weights(&self, layer: usize) -> Result<((Vec<usize>, Vec<f32>), Vec<f32>)> {
+    /// What a layer of the plan holds.
+    fn weights(&self, layer: usize) -> Result<LayerWeights> {
         let graph = onnx::graph(&self.model)?;
         let node = &graph.node[layer];
         let constant = |i: usize| graph.initializer.iter().find(|t| node.input.get(i).is_some_and(|n| *n == t.name));
         let weights = constant(1).ok_or_else(|| onnx::node_error(node, "its weights are not constant"))?;
         let bias = constant(2).map_or(Ok(vec![]), onnx::f32_data)?;
-        Ok(((onnx::tensor_dims(weights)?, onnx::f32_data(weights)?), bias))
+        Ok(LayerWeights { dims: onnx::tensor_dims(weights)?, data: onnx::f32_data(weights)?, bias })
     }
 }
 
