@@ -76,8 +76,13 @@ const CASES: &[(&str, Is, Is, bool)] = &[
     ("gemm_quantized_output", Equal, FLOAT, true),
     ("gemm_not_transposed", Equal, FLOAT, true),
     ("mat_mul_add", Equal, FLOAT, true),
-    // Fused: a table for Sigmoid, quantized to a scale of ONNX Runtime's choice in between; ours runs it in float.
     ("float_island", OneStep, OneStep, false),
+    // A table of 256 values.
+    ("sigmoid", Equal, Equal, true),
+    ("hard_sigmoid", Equal, Equal, true),
+    ("hard_swish", Equal, Equal, true),
+    ("silu", Equal, Equal, true),
+    ("silu_quantized_gate", Equal, Equal, true),
     ("float_conv_of_dequantized_weights", Relative(1e-6), Relative(1e-6), false),
     ("resnet_bare", OneStep, OneStep, true),
     ("resnet_quantized_branches", OneStep, OneStep, true),

@@ -5,7 +5,7 @@ mod common;
 use common::Rng;
 use common::naive::{self, Source};
 use edge_infer::exec::{Executor, Pool};
-use edge_infer::graph::{Clamp, DType, Graph, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
+use edge_infer::graph::{Clamp, DType, Function, Graph, Map, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
 use edge_infer::kernels;
 use edge_infer::plan::{self, Policy};
 use proptest::prelude::*;
@@ -106,7 +106,7 @@ impl Builder {
         let x = self.pick();
         let shape @ [c, h, w] = self.shapes[x];
         let x_scale = self.scale(x);
-        match self.rng.below(10) {
+        match self.rng.below(11) {
             0..=3 => {
                 let (window, [oh, ow]) = self.window(shape, false)?;
                 let groups = match self.rng.below(5) {
@@ -160,6 +160,17 @@ impl Builder {
                     [c, 1, 1],
                     quant,
                 ))
+            }
+            9 => {
+                let function = match self.rng.below(2) {
+                    0 => Function::Sigmoid,
+                    _ => Function::HardSigmoid { alpha: self.rng.real(0.1, 0.3), beta: 0.5 },
+                };
+                let gated = self.rng.chance(2);
+                let rounded = (gated && self.rng.chance(2)).then(|| self.quant(1.0 / 255.0));
+                let quant = self.quant(if gated { x_scale } else { 1.0 / 255.0 });
+                let clamp = self.clamp(quant.scale);
+                Some(self.push(Op::Map { map: Map { function, gated, rounded }, clamp }, vec![x], shape, quant))
             }
             _ => {
                 let scale = x_scale * self.rng.real(0.5, 2.0);

@@ -100,16 +100,58 @@ impl Default for Clamp {
 /// Weights of a convolution or a fully connected layer: signed bytes, symmetric per output channel.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    /// ONNX order: `[out, in / groups, kernel height, kernel width]`, or `[out, in]` for [`Op::Gemm`].
+    /// ONNX order: `[out, in / groups, kernel height, kernel width]`, or `[out, in]` for [`Op::Gemm`]. A convolution's rows may hold
+    /// two such kernels, the sum of which is meant: `[out, 2, in / groups, …]`.
     pub data: Vec<i8>,
     /// Output channels.
     pub out: usize,
-    /// Input values of one output, `data.len() / out`.
+    /// Weights of one output, `data.len() / out`.
     pub per_out: usize,
     /// One per output channel.
     pub scale: Vec<f32>,
     /// One per output channel, at scale `input scale · weight scale`.
     pub bias: Vec<i32>,
+}
+
+/// A function of one real value, computed in f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Function {
+    /// 1 / (1 + e⁻ˣ)
+    Sigmoid,
+    /// max(0, min(1, alpha · x + beta))
+    HardSigmoid {
+        /// Slope.
+        alpha: f32,
+        /// Value at 0.
+        beta: f32,
+    },
+}
+
+/// What [`Op::Map`] does to each real value: g(x), or x · g(x).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Map {
+    /// g.
+    pub function: Function,
+    /// Multiply by x (SiLU, HardSwish).
+    pub gated: bool,
+    /// How g's value is rounded before it is multiplied, if it is.
+    pub rounded: Option<QuantParams>,
+}
+
+impl Map {
+    /// Its value at `x`.
+    pub fn at(&self, x: f32) -> f32 {
+        let g = match self.function {
+            Function::Sigmoid => (1.0 / (1.0 + f64::from(-x).exp())) as f32,
+            Function::HardSigmoid { alpha, beta } => (alpha * x + beta).clamp(0.0, 1.0),
+        };
+        let g = self.rounded.map_or(g, |q| {
+            let (min, max) = q.dtype.range();
+            let zero = q.zero_point as f32;
+            (((g / q.scale).round_ties_even() + zero).clamp(min as f32, max as f32) - zero) * q.scale
+        });
+        if self.gated { x * g } else { g }
+    }
 }
 
 /// An operation on quantized tensors.
@@ -167,6 +209,13 @@ pub enum Op {
         /// Fused activation.
         clamp: Clamp,
     },
+    /// A function of each value.
+    Map {
+        /// The function.
+        map: Map,
+        /// Fused activation.
+        clamp: Clamp,
+    },
     /// Concatenation along channels.
     Concat,
     /// A quantized tensor leaves the region as floats (ONNX `DequantizeLinear`).
@@ -189,6 +238,10 @@ impl Op {
             Op::AveragePool { .. } => "AveragePool",
             Op::Add { .. } => "Add",
             Op::Requantize { .. } => "Requantize",
+            Op::Map { map: Map { function: Function::Sigmoid, gated: false, .. }, .. } => "Sigmoid",
+            Op::Map { map: Map { function: Function::Sigmoid, .. }, .. } => "SiLU",
+            Op::Map { map: Map { gated: false, .. }, .. } => "HardSigmoid",
+            Op::Map { .. } => "HardSwish",
             Op::Concat => "Concat",
             Op::Dequantize { .. } => "Dequantize",
         }

@@ -9,7 +9,7 @@
 //! regions and float islands between them never wait for each other in a circle.
 
 use super::onnx::*;
-use crate::graph::{Clamp, DType, Graph, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
+use crate::graph::{Clamp, DType, Function, Graph, Map, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -69,12 +69,13 @@ struct ConstQuant<'a> {
 
 #[derive(Clone)]
 enum Base {
-    Conv { x: TensorId, weights: Arc<Weights>, window: Window, groups: usize, twice: bool },
+    Conv { x: TensorId, weights: Arc<Weights>, window: Window, groups: usize },
     Gemm { x: TensorId, weights: Arc<Weights>, twice: bool },
     MaxPool { x: TensorId, window: Window },
     AveragePool { x: TensorId, window: Option<Window>, count_include_pad: bool },
     Add { a: TensorId, b: TensorId },
     Same { x: TensorId },
+    Map { x: TensorId, map: Map },
     Concat { xs: Vec<TensorId> },
 }
 
@@ -98,7 +99,8 @@ enum Value<'a> {
 /// Scales and, where given, the integer type with its zero points.
 type ScaleAndZeroPoint = (Vec<f32>, Option<(DataType, Vec<i32>)>);
 
-/// Weights, the dimensions they have in the file, and whether they are written as the sum of two (see [`Lowering::emit`]).
+/// Weights, the dimensions they have in the file, and whether each row holds two kernels whose sum they are: a Conv takes them so,
+/// a Gemm gets its input twice.
 type Stored = (Weights, Vec<usize>, bool);
 
 /// An operation or the reason why it stays with tract.
@@ -178,6 +180,10 @@ impl<'a> Lowering<'a> {
             "Relu" => some(self.clamp(node, 0.0, f32::INFINITY)),
             "Clip" => some(self.clip(node)),
             "Concat" => some(self.concat(node)),
+            "Sigmoid" => some(self.map(node, Function::Sigmoid, false)),
+            "HardSigmoid" => some(self.map(node, hard_sigmoid(node), false)),
+            "HardSwish" => some(self.map(node, Function::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, true)),
+            "Mul" => some(self.gate(node)),
             "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" => Ok(self.view(node)),
             op => Err(format!("operator {op} has no int8 form")),
         })
@@ -399,12 +405,12 @@ impl<'a> Lowering<'a> {
         let (pending, quant_at) = match node.op_type.as_str() {
             "QLinearConv" => {
                 let x = need!(self.integer(node, 0)?);
-                let (weights, dims, twice) = need!(self.integer_weights(node, 3, 4, 0, 8)?);
+                let (weights, dims, _) = need!(self.integer_weights(node, 3, 4, 0, 8)?);
                 if flat(self, x) {
                     return Ok(Err("input 0 is a vector".into()));
                 }
-                let (window, groups) = (need!(window(node, Some([dims[2], dims[3]]))), need!(groups(node, &weights, twice)));
-                (self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups, twice }), 6)
+                let (window, groups) = (need!(window(node, Some([dims[2], dims[3]]))), need!(groups(node, &weights)));
+                (self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }), 6)
             }
             "QLinearMatMul" | "QGemm" => {
                 let x = need!(self.integer(node, 0)?);
@@ -549,11 +555,11 @@ impl<'a> Lowering<'a> {
 
     fn conv(&self, node: &NodeProto) -> Match<Pending> {
         let x = self.picture(node, 0)?;
-        let (mut weights, dims, twice) = self.weights(node, 4, 0)?;
+        let (mut weights, dims, _) = self.weights(node, 4, 0)?;
         let window = window(node, Some([dims[2], dims[3]]))?;
         self.bias(node, 2, self.tensors[x].quant.scale, &mut weights)?;
-        let groups = groups(node, &weights, twice)?;
-        Ok(self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups, twice }))
+        let groups = groups(node, &weights)?;
+        Ok(self.pending(node, Base::Conv { x, weights: Arc::new(weights), window, groups }))
     }
 
     fn gemm(&self, node: &NodeProto) -> Match<Pending> {
@@ -649,6 +655,34 @@ impl<'a> Lowering<'a> {
         Ok(Pending { clamp: Clamp { lo: bound(p.clamp.lo), hi: bound(p.clamp.hi) }, ..p })
     }
 
+    fn map(&self, node: &NodeProto, function: Function, gated: bool) -> Match<Pending> {
+        let (x, flat) = self.real(node, 0)?;
+        Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Map { function, gated, rounded: None } }) })
+    }
+
+    /// Mul of a tensor with a function of itself, which may have been quantized in between.
+    fn gate(&self, node: &NodeProto) -> Match<Pending> {
+        for (i, other) in [(0, 1), (1, 0)] {
+            let Ok((x, flat)) = self.real(node, i) else { continue };
+            let map = match self.value(node, other) {
+                Some(Value::Pending(Pending { base: Base::Map { x: of, map }, clamp, .. })) if *of == x && *clamp == Clamp::default() => {
+                    *map
+                }
+                Some(&Value::Real { tensor, .. }) => match self.nodes.iter().find(|n| n.output == Some(tensor)) {
+                    Some(Node { op: Op::Map { map, clamp }, inputs, .. }) if *inputs == [x] && *clamp == Clamp::default() => {
+                        Map { rounded: Some(self.tensors[tensor].quant), ..*map }
+                    }
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            if !map.gated {
+                return Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Map { gated: true, ..map } }) });
+            }
+        }
+        Err("it is no product of a tensor and its own sigmoid".into())
+    }
+
     fn clip(&self, node: &NodeProto) -> Match<Pending> {
         let bound = |i: usize, name: &str, otherwise: f32| match node.input.get(i).filter(|s| !s.is_empty()) {
             None => Ok(attr(node, name).map_or(otherwise, |a| a.f)),
@@ -737,7 +771,12 @@ impl<'a> Lowering<'a> {
     /// Adds the operation that makes `name`.
     fn emit(&mut self, p: Pending, name: &str, quant: QuantParams) -> TensorId {
         let mut xs = match &p.base {
-            Base::Conv { x, .. } | Base::Gemm { x, .. } | Base::MaxPool { x, .. } | Base::AveragePool { x, .. } | Base::Same { x } => {
+            Base::Conv { x, .. }
+            | Base::Gemm { x, .. }
+            | Base::MaxPool { x, .. }
+            | Base::AveragePool { x, .. }
+            | Base::Same { x }
+            | Base::Map { x, .. } => {
                 vec![*x]
             }
             Base::Add { a, b } => vec![*a, *b],
@@ -746,7 +785,7 @@ impl<'a> Lowering<'a> {
         xs.extend(p.residual);
         let level = xs.iter().map(|&t| self.level[t]).max().unwrap_or(0);
         let mut inputs: Vec<TensorId> = xs.iter().map(|&t| self.at_level(t, level)).collect();
-        if let Base::Conv { twice: true, .. } | Base::Gemm { twice: true, .. } = &p.base {
+        if let Base::Gemm { twice: true, .. } = &p.base {
             inputs[0] = self.doubled(inputs[0], &p.node);
         }
         let clamp = p.clamp;
@@ -757,6 +796,7 @@ impl<'a> Lowering<'a> {
             Base::AveragePool { window, count_include_pad, .. } => Op::AveragePool { window, count_include_pad, clamp },
             Base::Add { .. } => Op::Add { clamp },
             Base::Same { .. } => Op::Requantize { clamp },
+            Base::Map { map, .. } => Op::Map { map, clamp },
             Base::Concat { .. } if clamp == Clamp::default() => Op::Concat,
             base @ (Base::MaxPool { .. } | Base::Concat { .. }) => {
                 // Pool (or join) at the input's quantization, then requantize.
@@ -887,11 +927,15 @@ impl<'a> Lowering<'a> {
         rest.initializer = initializer;
         let rest =
             ModelProto { ir_version: model.ir_version, opset_import: model.opset_import.clone(), graph: Some(rest), ..Default::default() };
-        // Integers that only our kernels compute: tract has no such operator to fall back on.
-        if let Some(left) = fallbacks.iter().find(|f| INTEGER_OPS.iter().any(|(domain, op)| !domain.is_empty() && *op == f.op)) {
+        // Integers that only our kernels compute: tract has no such operator to fall back on. The first such node is the cause.
+        let integer = |op: &str, foreign: bool| INTEGER_OPS.iter().any(|(domain, o)| *o == op && !(foreign && domain.is_empty()));
+        let mut refused = graph.node.iter().enumerate().filter(|(i, n)| kept.contains(i) && integer(&n.op_type, false));
+        if fallbacks.iter().any(|f| integer(&f.op, true))
+            && let Some((node, why)) = refused.find_map(|(i, n)| Some((n, self.why.get(&i)?)))
+        {
             return Err(Error::UnsupportedModel(format!(
-                "node {} ({}) does not run in int8: {}; quantize the float model again, with edge-quantize or in QDQ format",
-                left.name, left.op, left.why
+                "node {} does not run in int8: {why}; or quantize the float model with edge-quantize, or in QDQ format",
+                node_name(node)
             )));
         }
         if regions.iter().flat_map(|r| r.sources()).any(str::is_empty) {
@@ -920,12 +964,13 @@ fn int_data(t: &TensorProto) -> Result<Option<(DataType, Vec<i32>)>> {
     Ok(Some((dtype, values)))
 }
 
-fn groups(node: &NodeProto, weights: &Weights, twice: bool) -> Match<usize> {
+fn groups(node: &NodeProto, weights: &Weights) -> Match<usize> {
     let groups = usize::try_from(attr_int(node, "group", 1)).ok();
-    if twice && groups != Some(1) {
-        return Err("its weights are asymmetric and it has groups; quantize with symmetric weights (weight_type=QInt8)".into());
-    }
     groups.filter(|&g| g > 0 && weights.out.is_multiple_of(g)).ok_or_else(|| "its group attribute is wrong".into())
+}
+
+fn hard_sigmoid(node: &NodeProto) -> Function {
+    Function::HardSigmoid { alpha: attr_float(node, "alpha", 0.2), beta: attr_float(node, "beta", 0.5) }
 }
 
 /// Geometry from a node's attributes; `kernel` where the weights give it.

@@ -135,8 +135,10 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
                 let x = inputs[0];
                 let [h, w] = windowed(window, x)?;
                 let taps = window.kernel[0] * window.kernel[1];
-                if !x.hwc[2].is_multiple_of(*groups) || !weights.out.is_multiple_of(*groups) || weights.per_out != x.hwc[2] / groups * taps
-                {
+                // One kernel for each output, or the two whose sum is meant.
+                let kernel = x.hwc[2] / groups * taps;
+                let kernels = weights.per_out == kernel || weights.per_out == 2 * kernel;
+                if !x.hwc[2].is_multiple_of(*groups) || !weights.out.is_multiple_of(*groups) || !kernels {
                     return Err(shape_error(
                         node,
                         format!(
@@ -179,7 +181,7 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
                 }
                 Shape { hwc: [h, w, inputs.iter().map(|s| s.hwc[2]).sum()], flat: inputs[0].flat }
             }
-            Op::Requantize { .. } | Op::Dequantize { .. } => inputs[0],
+            Op::Requantize { .. } | Op::Map { .. } | Op::Dequantize { .. } => inputs[0],
         };
         if let Some(t) = node.output {
             shapes[t] = Some(Shape { flat: out.flat || graph.tensors[t].flat, ..out });
@@ -341,13 +343,18 @@ impl Builder<'_> {
                 self.push(node, step, 0, 0, "add");
             }
             Op::Requantize { clamp } => {
-                let step = Step::Lookup { src: src(0), dst: dst(), channel: 0, table: self.table(node.inputs[0], out, *clamp) };
+                let step = Step::Lookup { src: src(0), dst: dst(), channel: 0, table: self.table(node.inputs[0], out, *clamp, |x| x) };
                 self.push(node, step, 0, 0, "lookup");
+            }
+            Op::Map { map, clamp } => {
+                let table = self.table(node.inputs[0], out, *clamp, |x| map.at(x));
+                self.push(node, Step::Lookup { src: src(0), dst: dst(), channel: 0, table }, 0, 0, "lookup");
             }
             Op::Concat => {
                 let mut channel = 0;
                 for &t in &node.inputs {
-                    let step = Step::Lookup { src: self.buffers[t], dst: dst(), channel, table: self.table(t, out, Clamp::default()) };
+                    let step =
+                        Step::Lookup { src: self.buffers[t], dst: dst(), channel, table: self.table(t, out, Clamp::default(), |x| x) };
                     channel += self.buffers[t].shape[2];
                     self.push(node, step, 0, 0, "lookup");
                 }
@@ -361,12 +368,12 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// `q ↦ quantize(dequantize(q))`, computed as QuantizeLinear(DequantizeLinear(q)) does.
-    fn table(&self, from: TensorId, to: TensorId, clamp: Clamp) -> Blob<u8> {
+    /// `q ↦ quantize(f(dequantize(q)))`, computed as QuantizeLinear(f(DequantizeLinear(q))) does.
+    fn table(&self, from: TensorId, to: TensorId, clamp: Clamp, f: impl Fn(f32) -> f32) -> Blob<u8> {
         let (zero_point, scale, y) = (self.buffers[from].zero_point, self.quant(from).scale, self.quant(to).scale);
         let requant = self.requant(to, clamp);
         let domain = self.kernel.domain;
-        (0..=255).map(|b| requant.quantize((domain.decode(b) - zero_point) as f32 * scale / y)).collect::<Vec<u8>>().into()
+        (0..=255).map(|b| requant.quantize(f((domain.decode(b) - zero_point) as f32 * scale) / y)).collect::<Vec<u8>>().into()
     }
 
     fn conv(&mut self, node: &Node, weights: &Weights, window: &Window, groups: usize, residual: bool, clamp: Clamp) -> Result<()> {
@@ -424,8 +431,10 @@ impl Builder<'_> {
         let merged = groups == 1 && window.dilation[1] == 1;
         let (runs_x, taps_per_run) = if merged { (1, kw) } else { (kw, 1) };
         let run_len = taps_per_run * channels;
-        let runs: Vec<Run> = (0..kh)
-            .flat_map(|ky| (0..runs_x).map(move |kx| (ky, kx)))
+        // Where a row of weights holds two kernels, the same inputs are read twice.
+        let kernels = weights.per_out / (channels * kh * kw);
+        let runs: Vec<Run> = (0..kernels * kh)
+            .flat_map(|row| (0..runs_x).map(move |kx| (row % kh, kx)))
             .map(|(ky, kx)| Run {
                 offset: ky * window.dilation[0] * src.row_stride() + kx * window.dilation[1] * src.shape[2],
                 steps: run_len.div_ceil(kernel.kr),
@@ -436,8 +445,9 @@ impl Builder<'_> {
         let (mut packed, mut bias, mut mult) = (Vec::new(), Vec::new(), Vec::new());
         for group in 0..groups {
             packed.extend(pack_weights(kernel, out_per_group, &run_lens, |o, run, byte| {
-                let (ky, kx, c) = (run / runs_x, run % runs_x + byte / channels, byte % channels);
-                weights.data[(group * out_per_group + o) * weights.per_out + (c * kh + ky) * kw + kx]
+                let (row, kx, c) = (run / runs_x, run % runs_x + byte / channels, byte % channels);
+                let of_kernel = row / kh * (channels * kh * kw);
+                weights.data[(group * out_per_group + o) * weights.per_out + of_kernel + (c * kh + row % kh) * kw + kx]
             }));
             let (group_bias, group_mult) = per_channel(kernel.nr, group * out_per_group, out_per_group)?;
             bias.extend(group_bias);
@@ -473,7 +483,12 @@ impl Builder<'_> {
     /// The Winograd kernel, if the layer has its form, the result is proven exact, and it is faster or asked for.
     fn winograd(&self, weights: &Weights, window: &Window, groups: usize, src: Buffer, dst: Buffer) -> Option<&'static WinogradKernel> {
         let kernel = self.kernel.winograd.as_ref().filter(|_| !matches!(self.policy, Policy::Direct | Policy::Tract))?;
-        if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
+        if window.kernel != [3, 3]
+            || window.stride != [1, 1]
+            || window.dilation != [1, 1]
+            || groups != 1
+            || weights.per_out != 9 * src.shape[2]
+        {
             return None;
         }
         let [h, w, out] = dst.shape;

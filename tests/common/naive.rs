@@ -114,7 +114,9 @@ pub fn run_forced(graph: &Graph, sources: &HashMap<&str, Source<'_>>, mut force:
                             let mut terms = Vec::new();
                             taps(window, [x.shape[1], x.shape[2]], oy, ox, |tap, iy, ix| {
                                 let size = window.kernel[0] * window.kernel[1];
-                                terms.extend((0..inputs).map(|c| (centred(0, x.at(o / outputs * inputs + c, iy, ix)), c * size + tap)));
+                                let channel = |c: usize| centred(0, x.at(o / outputs * inputs + c % inputs, iy, ix));
+                                // Of both kernels, where there are two.
+                                terms.extend((0..weights.per_out / size).map(|c| (channel(c), c * size + tap)));
                             });
                             let acc = accumulate(weights, o, terms.into_iter());
                             let (mut v, mut exact) = (acc as f32 * mult, acc as f64 * exact_mult);
@@ -168,6 +170,14 @@ pub fn run_forced(graph: &Graph, sources: &HashMap<&str, Source<'_>>, mut force:
             Op::Requantize { clamp } => {
                 let mut out = sink(*clamp, value(0).shape);
                 requantize(&mut out, value(0), quant(0));
+                out
+            }
+            Op::Map { map, clamp } => {
+                let mut out = sink(*clamp, value(0).shape);
+                for &q in &value(0).q {
+                    let v = map.at(centred(0, q) as f32 * quant(0).scale) / out.quant.scale;
+                    out.push(v, f64::from(v));
+                }
                 out
             }
             Op::Concat => {

@@ -158,10 +158,26 @@ def mat_mul_add(): return head("matmul", True)
 
 @case
 def float_island():
-    """int8 → Sigmoid in float → int8"""
+    """int8 → Tanh in float → int8"""
+    return between_convolutions(lambda n, x: n.node("Tanh", [x]))
+
+
+def between_convolutions(function):
     n = Net(SEED, [1, 3, 9, 9])
-    y = n.node("Sigmoid", [n.quantize(n.conv(n.quantize("x"), 6, pads=P1))])
+    y = function(n, n.quantize(n.conv(n.quantize("x"), 6, pads=P1)))
     return n, n.quantize(n.conv(n.quantize(y), 5, pads=P1))
+
+
+@case
+def sigmoid(): return between_convolutions(lambda n, x: n.node("Sigmoid", [x]))
+@case
+def hard_sigmoid(): return between_convolutions(lambda n, x: n.node("HardSigmoid", [x], alpha=0.15, beta=0.4))
+@case
+def hard_swish(): return between_convolutions(lambda n, x: n.node("HardSwish", [x]))
+@case
+def silu(): return between_convolutions(lambda n, x: n.node("Mul", [x, n.node("Sigmoid", [x])]))
+@case
+def silu_quantized_gate(): return between_convolutions(lambda n, x: n.node("Mul", [x, n.quantize(n.node("Sigmoid", [x]))]))
 
 
 @case
