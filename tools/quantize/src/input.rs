@@ -17,6 +17,8 @@ const TAKES_DATA: &[&str] = &[
     "Flatten",
     "Gemm",
     "GlobalAveragePool",
+    "HardSigmoid",
+    "HardSwish",
     "Identity",
     "LogSoftmax",
     "MatMul",

@@ -117,7 +117,7 @@ fn obstacle(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, shapes: &
             let pictures = inputs(node).all(|n| shapes.get(n).is_some_and(|s| s.len() == 4) && !constants.contains_key(n));
             (!pictures || attr_int(node, "axis", 0) != 1).then(|| "it does not join the channels of activations".into())
         }
-        "AveragePool" | "Conv" | "Gemm" | "GlobalAveragePool" | "Relu" => None,
+        "AveragePool" | "Conv" | "Gemm" | "GlobalAveragePool" | "HardSigmoid" | "HardSwish" | "Relu" | "Sigmoid" => None,
         op => Some(format!("{op} has no int8 form here")),
     }
 }

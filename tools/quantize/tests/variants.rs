@@ -464,8 +464,16 @@ fn pre_activation_and_plain_networks_run_in_int8() {
     plain.op("Concat", &["b", "c"], "joined", vec![int_attribute("axis", 1)]);
     plain.op("Relu", &["joined"], "jr", vec![]);
     plain.op("AveragePool", &["jr"], "avg", vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])]);
-    let macs = [16 * 16 * (27 * 8 + 8 + 72 * 8 * 2 + 8) + 40, 256 * 27 * 8 + 64 * (72 * 8 + 32) + 60];
-    for ((m, macs), name) in [finish(pre, "b3", 8), finish(plain, "avg", 12)].iter().zip(macs).zip(["pre-activation", "plain"]) {
+    let mut smooth = Net::default();
+    conv(&mut smooth, "s", "x", [8, 3, 3]);
+    smooth.op("HardSwish", &["s"], "swish", vec![]);
+    conv(&mut smooth, "t", "swish", [8, 8, 3]);
+    smooth.op("Sigmoid", &["t"], "sigmoid", vec![]);
+    conv(&mut smooth, "u", "sigmoid", [8, 8, 1]);
+    smooth.op("HardSigmoid", &["u"], "hard", vec![AttributeProto { name: "alpha".into(), r#type: 1, f: 0.3, ..Default::default() }]);
+    let macs = [16 * 16 * (27 * 8 + 8 + 72 * 8 * 2 + 8) + 40, 256 * 27 * 8 + 64 * (72 * 8 + 32) + 60, 256 * (27 + 72 + 8) * 8 + 40];
+    let nets = [finish(pre, "b3", 8), finish(plain, "avg", 12), finish(smooth, "hard", 8)];
+    for ((m, macs), name) in nets.iter().zip(macs).zip(["pre-activation", "plain", "smooth"]) {
         let read = input::decode(&bytes(m)).unwrap();
         let mut quantized = int8(&read, &inputs, &dir.path().join(format!("{name}.onnx")));
         let report = quantized.report();
