@@ -45,7 +45,7 @@ check_update() {
     start_qemu "$machine" "$disk" "$logs/$machine-update-$slot.log"
     wait_for "slot $slot passed its self-test and stays" "$timeout"
     wait_for_ssh "$timeout"
-    on_device 'edge-update --show' | grep "slot $slot," || die "slot $slot does not run"
+    on_device 'sudo edge-update --show' | grep "slot $slot," || die "slot $slot does not run"
   done
 }
 
