@@ -243,7 +243,8 @@ impl<N: Fn(Notice)> Reader<N> {
             last_byte = Instant::now();
             let mut bytes = &buffer[..n];
             while let Some(event) = self.parser.push(&mut bytes) {
-                self.delivery.take(event, begun.unwrap_or(last_byte));
+                let frame = self.delivery.frame(event, begun.unwrap_or(last_byte));
+                self.delivery.deliver(frame, self.parser.counters());
                 begun = Some(last_byte);
             }
             // What is left in the parser, if anything, belongs to the next frame.
@@ -258,7 +259,8 @@ impl<N: Fn(Notice)> Reader<N> {
     /// Gives up what is incomplete.
     fn finish(&mut self) {
         while let Some(event) = self.parser.finish() {
-            self.delivery.take(event, Instant::now());
+            let frame = self.delivery.frame(event, Instant::now());
+            self.delivery.deliver(frame, self.parser.counters());
         }
         self.delivery.shared.lock().statistics.link = self.parser.counters();
     }
@@ -274,9 +276,9 @@ struct Delivery<N> {
 }
 
 impl<N: Fn(Notice)> Delivery<N> {
-    fn take(&mut self, event: Event, first_byte: Instant) {
-        // Frames that did not arrive whole are in the counters.
-        let Event::Frame(Frame { info, payload }) = event else { return };
+    /// A whole frame's copy; `None` for one that did not arrive whole, which is in the counters.
+    fn frame(&mut self, event: Event, first_byte: Instant) -> Option<CameraFrame> {
+        let Event::Frame(Frame { info, payload }) = event else { return None };
         let received = Instant::now();
         // A parser gives frames in order, so that anything else is a sender that began anew.
         let follows = |last: FrameInfo| last.session == info.session && info.sequence.wrapping_sub(last.sequence) as i32 > 0;
@@ -286,17 +288,27 @@ impl<N: Fn(Notice)> Delivery<N> {
         }
         let timestamp_us = self.timeline.extend(info.timestamp_us);
         let captured = self.clock.captured(first_byte, timestamp_us);
+        let mut memory = std::mem::take(&mut self.shared.lock().spare);
+        memory.clear();
+        memory.extend_from_slice(payload);
+        Some(CameraFrame { info, payload: memory, timestamp_us, captured, received })
+    }
 
+    /// A frame together with the counters that include it: whoever sees the one sees the other.
+    fn deliver(&mut self, frame: Option<CameraFrame>, counters: Counters) {
         let mut state = self.shared.lock();
+        let Some(frame) = frame else {
+            state.statistics.link = counters;
+            return;
+        };
         while self.shared.every_frame && state.newest.is_some() && !self.shared.stopped() {
             state = self.shared.wait(state, TICK);
         }
-        let old = state.newest.take();
-        state.statistics.superseded += u64::from(old.is_some());
-        let mut memory = old.map_or_else(|| std::mem::take(&mut state.spare), |f| f.payload);
-        memory.clear();
-        memory.extend_from_slice(payload);
-        state.newest = Some(CameraFrame { info, payload: memory, timestamp_us, captured, received });
+        state.statistics.link = counters;
+        if let Some(old) = state.newest.replace(frame) {
+            state.statistics.superseded += 1;
+            state.spare = old.payload;
+        }
         drop(state);
         self.shared.changed.notify_all();
         (self.notice)(Notice::Frame);
