@@ -292,6 +292,29 @@ fn variants() -> Vec<(&'static str, i64, Change)> {
         }),
     ));
     all.push((
+        "biases of zeros, as large as their weights say",
+        18,
+        edit(|g| {
+            g.initializer.extend([i64_tensor("whole", &[1], &[-1]), f32_tensor("nought", &[], &[0.0])]);
+            let mut nodes = vec![];
+            for mut n in std::mem::take(&mut g.node) {
+                if n.op_type == "Conv" && n.input.len() == 2 {
+                    let [shape, same, zero, bias] = ["shape", "same", "zero", "bias"].map(|s| format!("{}.{s}", n.output[0]));
+                    let channels = vec![int_attribute("start", 0), int_attribute("end", 1)];
+                    nodes.extend([
+                        make_node("Shape", &[&n.input[1]], &shape, channels),
+                        make_node("Reshape", &[&shape, "whole"], &same, vec![]),
+                        make_node("CastLike", &["nought", &n.input[0]], &zero, vec![]),
+                        make_node("Expand", &[&zero, &same], &bias, vec![]),
+                    ]);
+                    n.input.push(bias);
+                }
+                nodes.push(n);
+            }
+            g.node = nodes;
+        }),
+    ));
+    all.push((
         "initializers listed as inputs",
         9,
         edit(|g| {

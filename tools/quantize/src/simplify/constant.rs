@@ -27,24 +27,41 @@ const FOLDED: &[&str] = &[
 /// Elementwise operators, folded where one operand is a single value or both have the same dimensions.
 const ELEMENTWISE: &[&str] = &["Add", "Sub", "Mul", "Div"];
 
+/// Passes over the graph: the size that an `Expand` makes may itself be computed from constants, as in a bias of zeros
+/// `Expand(0, Shape(weight))`.
+const PASSES: usize = 4;
+/// Values that all `Expand`s of a pass may make together: named sizes are bounded before anything is allocated.
+const EXPANDED: i64 = 1 << 20;
+
 /// Replaces constant nodes by initializers. What tract cannot compute stays as it is.
 pub fn fold(model: &mut ModelProto) -> Result<()> {
+    for _ in 0..PASSES {
+        if !pass(model)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether anything was folded.
+fn pass(model: &mut ModelProto) -> Result<bool> {
     let graph = graph(model)?;
     let mut constant: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let dims = |name: &str| graph.initializer.iter().find(|t| t.name == name).map(|t| &t.dims);
     let captured = captured_names(graph);
     let results: HashSet<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
     let mut chosen: Vec<usize> = Vec::new();
+    let mut room = EXPANDED;
     for (i, node) in graph.node.iter().enumerate() {
         let op = node.op_type.as_str();
         let alike = || {
             let d: Vec<_> = inputs(node).map(dims).collect();
             d.len() == 2 && d.iter().all(Option::is_some) && (d[0] == d[1] || d.iter().flatten().any(|d| d.iter().product::<i64>() == 1))
         };
-        // Named sizes are bounded before anything is allocated.
-        let small = || {
+        let mut small = || {
             let shape = node.input.get(1).and_then(|n| graph.initializer.iter().find(|t| t.name == *n)).and_then(|t| i64_data(t).ok());
-            shape.is_some_and(|s| s.iter().try_fold(1i64, |n, &d| n.checked_mul(d.max(1))).is_some_and(|n| n <= 1 << 20))
+            let size = shape.and_then(|s| s.iter().try_fold(1i64, |n, &d| n.checked_mul(d.max(1))));
+            size.filter(|&n| n <= room).inspect(|n| room -= n).is_some()
         };
         let known = is_default_domain(&node.domain)
             && (op == "Expand" && small() || FOLDED.contains(&op) || (ELEMENTWISE.contains(&op) && alike()));
@@ -55,7 +72,7 @@ pub fn fold(model: &mut ModelProto) -> Result<()> {
         }
     }
     if chosen.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let needed: HashSet<&str> = chosen.iter().flat_map(|&i| inputs(&graph.node[i])).collect();
     let mut part = GraphProto { name: "constants".into(), ..Default::default() };
@@ -67,7 +84,7 @@ pub fn fold(model: &mut ModelProto) -> Result<()> {
         ModelProto { ir_version: model.ir_version, opset_import: model.opset_import.clone(), graph: Some(part), ..Default::default() };
     let values =
         guarded(|| tract_onnx::onnx().model_for_proto_model(&proto)?.into_typed()?.into_decluttered()?.into_runnable()?.run(tvec!()));
-    let Ok(values) = values else { return Ok(()) };
+    let Ok(values) = values else { return Ok(false) };
     let mut made = Vec::with_capacity(names.len());
     for (name, value) in names.iter().zip(&values) {
         let tensor = guarded(|| {
@@ -97,6 +114,7 @@ pub fn fold(model: &mut ModelProto) -> Result<()> {
         at += 1;
         made[at - 1].is_none()
     });
+    let initializers = graph.initializer.len();
     graph.initializer.extend(made.into_iter().flatten());
-    Ok(())
+    Ok(graph.initializer.len() > initializers)
 }
