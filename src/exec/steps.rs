@@ -103,21 +103,21 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
             }
             Step::MaxPool { src, dst, window } => {
                 for y in share(dst.shape[0]) {
+                    let rows = Taps::new(src, window, 0, y);
                     for x in 0..dst.shape[1] {
+                        let columns = Taps::new(src, window, 1, x);
                         let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, x)), dst.shape[2]);
                         // Blocks that stay in registers over all taps.
                         let (blocks, rest) = out.as_chunks_mut::<64>();
                         for (index, block) in blocks.iter_mut().enumerate() {
                             *block = [domain.range().0 as u8; 64];
                             let first = memory.arena.add(64 * index);
-                            each_tap(src, window, y, x, |iy, ix| max(domain, block, &*first.add(src.at(iy, ix)).cast::<[u8; 64]>()));
+                            each_tap(src, &rows, &columns, |at| max(domain, block, &*first.add(at).cast::<[u8; 64]>()));
                         }
                         if !rest.is_empty() {
                             rest.fill(domain.range().0 as u8);
                             let first = memory.arena.add(64 * blocks.len());
-                            each_tap(src, window, y, x, |iy, ix| {
-                                max(domain, rest, std::slice::from_raw_parts(first.add(src.at(iy, ix)), rest.len()));
-                            });
+                            each_tap(src, &rows, &columns, |at| max(domain, rest, std::slice::from_raw_parts(first.add(at), rest.len())));
                         }
                     }
                 }
@@ -127,18 +127,19 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
                 let channels = share(dst.shape[2]);
                 let mut sums = [0i32; 64];
                 for y in 0..dst.shape[0] {
+                    let rows = Taps::new(src, window, 0, y);
                     for x in 0..dst.shape[1] {
+                        let columns = Taps::new(src, window, 1, x);
                         for first in channels.clone().step_by(sums.len()) {
                             let n = sums.len().min(channels.end - first);
                             let sums = &mut sums[..n];
                             sums.fill(0);
-                            let mut count = 0;
-                            each_tap(src, window, y, x, |iy, ix| {
-                                let tap = std::slice::from_raw_parts(memory.arena.add(src.at(iy, ix) + first), n);
+                            each_tap(src, &rows, &columns, |at| {
+                                let tap = std::slice::from_raw_parts(memory.arena.add(at + first), n);
                                 sums.iter_mut().zip(tap).for_each(|(s, &t)| *s += domain.decode(t) - src.zero_point);
-                                count += 1;
                             });
-                            let count = if *count_include_pad { window.kernel[0] * window.kernel[1] } else { count.max(1) };
+                            let inside = rows.count * columns.count;
+                            let count = if *count_include_pad { window.kernel[0] * window.kernel[1] } else { inside.max(1) };
                             let mult = scales[0] / (scales[1] * count as f32);
                             let out = memory.arena.add(dst.at(y, x) + first);
                             sums.iter().enumerate().for_each(|(i, &s)| *out.add(i) = requant.quantize(s as f32 * mult));
@@ -231,19 +232,36 @@ fn quantize(v: f32, scale: f32, requant: &Requant) -> u8 {
     requant.quantize(if v.is_nan() { 0.0 } else { v })
 }
 
-/// Calls `f(y, x)` for every tap of a window that lies in the picture.
-#[inline(always)]
-fn each_tap(src: &Buffer, window: &Window, y: usize, x: usize, mut f: impl FnMut(usize, usize)) {
-    // First taps of the kernel that lie in the picture and beyond it, one side after the other.
-    let inside = |side: usize, position: usize| {
+/// Taps of a pooling window along one side that lie in the picture.
+struct Taps {
+    /// The first one's coordinate.
+    first: usize,
+    /// From one to the next.
+    step: usize,
+    count: usize,
+}
+
+impl Taps {
+    /// `side` is 0 for rows and 1 for columns; `position` counts outputs along it.
+    #[inline(always)]
+    fn new(src: &Buffer, window: &Window, side: usize, position: usize) -> Self {
         let (start, step, pad) = (position * window.stride[side], window.dilation[side], window.pad[side]);
-        let first = pad.saturating_sub(start).div_ceil(step);
-        let end = (src.shape[side] + pad).saturating_sub(start).div_ceil(step).min(window.kernel[side]);
-        (first..end).map(move |k| start + k * step - pad)
-    };
-    for iy in inside(0, y) {
-        for ix in inside(1, x) {
-            f(iy, ix);
+        // Hardly any window is dilated, and small cores divide slowly.
+        let steps = |n: usize| if step == 1 { n } else { n.div_ceil(step) };
+        let first = steps(pad.saturating_sub(start));
+        let end = steps((src.shape[side] + pad).saturating_sub(start)).min(window.kernel[side]);
+        Taps { first: (start + first * step).saturating_sub(pad), step, count: end.saturating_sub(first) }
+    }
+}
+
+/// Calls `f` with the address in the arena of every tap that lies in the picture.
+#[inline(always)]
+fn each_tap(src: &Buffer, rows: &Taps, columns: &Taps, mut f: impl FnMut(usize)) {
+    for row in 0..rows.count {
+        let mut at = src.at(rows.first + row * rows.step, columns.first);
+        for _ in 0..columns.count {
+            f(at);
+            at += columns.step * src.shape[2];
         }
     }
 }

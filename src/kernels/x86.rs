@@ -218,7 +218,61 @@ unsafe fn vnni512_rows<const MR: usize>(t: &TileArgs<'_>) {
                 }
             }
         }
-        zmm_finish(t, &settled(&acc));
+        if t.saturates && t.n == 32 && t.m == MR {
+            match t.residual_params {
+                None => zmm_finish_whole::<MR, false>(t, &acc),
+                Some(_) => zmm_finish_whole::<MR, true>(t, &acc),
+            }
+        } else {
+            zmm_finish(t, &settled(&acc));
+        }
+    }
+}
+
+/// [`zmm_finish`] of a tile with all its pixels and channels whose clamping is left to packing: straight code, in which
+/// accumulators stay in registers.
+///
+/// # Safety
+/// See [`ConvKernel::run`]; `m == MR`, `n == 32`, `saturates`, and there is a residual if `ADD`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn zmm_finish_whole<const MR: usize, const ADD: bool>(t: &TileArgs<'_>, acc: &[[__m512i; 2]; MR]) {
+    // SAFETY: `mult` holds 32 entries; residual and output hold as many bytes.
+    unsafe {
+        let mult = [_mm512_loadu_ps(t.mult.as_ptr()), _mm512_loadu_ps(t.mult.as_ptr().add(16))];
+        let zero_point = _mm512_set1_epi32(t.requant.zero_point);
+        let (residual_zero, residual_mult) = match t.residual_params {
+            Some(p) if ADD => (_mm512_set1_epi32(p.zero_point), _mm512_set1_ps(p.mult)),
+            _ => (_mm512_setzero_si512(), _mm512_setzero_ps()),
+        };
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        // Neither loops nor closures: those would be calls, or index the accumulators, and either puts them in memory.
+        macro_rules! whole {
+            ($i:expr, $half:literal) => {{
+                let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[$i][$half]), mult[$half]);
+                if ADD {
+                    let r = _mm_loadu_si128(t.residual[$i].add(t.channel + 16 * $half).cast());
+                    let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), residual_zero);
+                    v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), residual_mult));
+                }
+                _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point)
+            }};
+        }
+        macro_rules! pairs {
+            ($($pair:literal)*) => {$(
+                if 2 * $pair < MR {
+                    let (first, second) = (2 * $pair, if 2 * $pair + 1 < MR { 2 * $pair + 1 } else { 2 * $pair });
+                    let low = _mm512_packs_epi32(whole!(first, 0), whole!(first, 1));
+                    let high = if second > first { _mm512_packs_epi32(whole!(second, 0), whole!(second, 1)) } else { low };
+                    let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+                    _mm256_storeu_si256(t.out[first].add(t.channel).cast(), _mm512_castsi512_si256(bytes));
+                    if second > first {
+                        _mm256_storeu_si256(t.out[second].add(t.channel).cast(), _mm512_extracti64x4_epi64(bytes, 1));
+                    }
+                }
+            )*};
+        }
+        pairs!(0 1 2 3 4 5 6);
     }
 }
 
@@ -244,25 +298,6 @@ unsafe fn zmm_finish<const MR: usize>(t: &TileArgs<'_>, acc: &[[__m512i; 2]; MR]
             }
             v
         };
-        if t.saturates && t.n == 32 {
-            // Clamping is left to packing, two pixels at a time.
-            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            let whole = |i: usize, half: usize| _mm512_add_epi32(_mm512_cvtps_epi32(real(i, half, 0xffff)), zero_point);
-            // Not `map`: it would not be compiled for these instructions.
-            let words = |i: usize| _mm512_packs_epi32(whole(i, 0), whole(i, 1));
-            // Numbers of accumulators that are known when this is compiled keep them in registers.
-            for i in 0..MR.div_ceil(2) {
-                let (first, second) = (2 * i, (2 * i + 1).min(MR - 1));
-                if first < t.m {
-                    let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words(first), words(second)));
-                    _mm256_storeu_si256(t.out[first].add(t.channel).cast(), _mm512_castsi512_si256(bytes));
-                    if second < t.m {
-                        _mm256_storeu_si256(t.out[second].add(t.channel).cast(), _mm512_extracti64x4_epi64(bytes, 1));
-                    }
-                }
-            }
-            return;
-        }
         for i in 0..t.m {
             for half in 0..2 {
                 let n = t.n.saturating_sub(16 * half).min(16);
