@@ -7,7 +7,7 @@ use common::naive::{self, Source};
 use edge_infer::exec::{Executor, Pool};
 use edge_infer::graph::{Clamp, DType, Function, Graph, Map, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
 use edge_infer::kernels;
-use edge_infer::plan::{self, Policy};
+use edge_infer::plan::{self, Policy, Step};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -230,13 +230,38 @@ fn random_graph(seed: u64, nodes: usize) -> (Graph, [usize; 3]) {
     (graph, shape)
 }
 
+/// A convolution and the max-pool that alone reads it, of sizes at which both run as one step.
+fn random_stem(seed: u64) -> (Graph, [usize; 3]) {
+    let mut b = Builder { rng: Rng(seed), graph: Graph::default(), shapes: vec![] };
+    let shape = [b.rng.between(1, 5), b.rng.between(24, 40), b.rng.between(3, 40)];
+    let quant = b.quant(0.02);
+    b.push(Op::Quantize { source: "x".into() }, vec![], shape, quant);
+    let kernel = [b.rng.between(1, 7), b.rng.between(1, 3)];
+    let window = Window { kernel, stride: [2; 2], dilation: [1; 2], pad: [kernel[0] / 2, 0, kernel[0] / 2, 1], ceil: false };
+    let out = b.rng.between(1, 70);
+    let weights = b.weights(out, shape[0] * kernel[0] * kernel[1]);
+    let quant = b.quant(0.02 * weights.scale[0] * (weights.per_out as f32).sqrt() * 60.0);
+    let clamp = b.clamp(quant.scale);
+    let [h, w] = window.output([shape[1], shape[2]]).unwrap();
+    let op = Op::Conv { weights: Arc::new(weights), window, groups: 1, residual: false, clamp };
+    b.push(op, vec![0], [out, h, w], quant);
+    let (kernel, stride) = ([b.rng.between(1, 4), b.rng.between(1, 2)], [b.rng.between(1, 3), b.rng.between(1, 3)]);
+    let pad = [b.rng.below(kernel[0].min(2)), 0, b.rng.below(kernel[0].min(2)), b.rng.below(kernel[1])];
+    let window = Window { kernel, stride, dilation: [1; 2], pad, ceil: b.rng.chance(3) };
+    let [h, w] = window.output([h, w]).unwrap();
+    b.push(Op::MaxPool { window }, vec![1], [out, h, w], quant);
+    b.graph.nodes.push(Node { name: "y2".into(), op: Op::Dequantize { target: "y2".into() }, inputs: vec![2], output: None });
+    (b.graph, shape)
+}
+
 fn pools() -> &'static [Arc<Pool>] {
     static POOLS: OnceLock<Vec<Arc<Pool>>> = OnceLock::new();
     POOLS.get_or_init(|| [1, 2, 3].map(|n| Arc::new(Pool::new(n).unwrap())).into())
 }
 
-fn check(seed: u64, nodes: usize) {
-    let (graph, shape @ [c, h, w]) = random_graph(seed, nodes);
+/// With `fused`, a convolution must run with its pool.
+fn check(seed: u64, (graph, shape): (Graph, [usize; 3]), fused: bool) {
+    let ([c, h, w], nodes) = (shape, graph.nodes.len());
     let mut rng = Rng(seed ^ 0x55);
     let input: Vec<f32> = (0..c * h * w).map(|_| rng.real(-4.0, 4.0)).collect();
     let expected = naive::run(&graph, &HashMap::from([("x", Source { shape, data: &input })]));
@@ -247,6 +272,7 @@ fn check(seed: u64, nodes: usize) {
             continue;
         }
         let program = Arc::new(plan::build(&graph, kernel, policy, 1, |_| Ok(vec![1, c, h, w])).unwrap());
+        assert!(!fused || program.steps.iter().any(|s| matches!(s, Step::PooledConv(_))));
         for pool in pools() {
             let mut executor = Executor::new(program.clone(), pool.clone());
             // Twice: the second inference finds the first one's leftovers in the arena.
@@ -272,6 +298,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn random_graphs_equal_the_naive_model_on_every_isa(seed in any::<u64>(), nodes in 1usize..14) {
-        check(seed, nodes);
+        check(seed, random_graph(seed, nodes), false);
+    }
+
+    #[test]
+    fn convolutions_with_their_pools_equal_the_naive_model_on_every_isa(seed in any::<u64>()) {
+        check(seed, random_stem(seed), true);
     }
 }

@@ -5,7 +5,7 @@ use crate::graph::Window;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::SimdLevel;
 use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, TileArgs};
-use crate::plan::{Buffer, Conv, GemmOutput, Step};
+use crate::plan::{Buffer, Conv, GemmOutput, PooledConv, Step};
 use std::ops::Range;
 
 /// The share of `total` units that `thread` takes.
@@ -86,15 +86,18 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
                     }
                 }
             }
-            Step::Conv(conv) => run_conv(kernel, conv, memory.arena, thread, threads),
+            Step::Conv(conv) => {
+                let pixels = conv.dst.shape[0] * conv.dst.shape[1];
+                run_conv(kernel, conv, memory.arena, memory.arena, 0..pixels, share(conv_units(kernel, conv, pixels)));
+            }
+            Step::PooledConv(pooled) => run_pooled_conv(kernel, pooled, memory, share(pooled.dst.shape[0])),
             Step::Winograd(conv) => winograd::run(domain, conv, memory.arena, memory.scratch, thread, threads),
             Step::Gemm { src, weights, bias, scale, output } => {
                 let x = std::slice::from_raw_parts(memory.arena.add(src.base), src.len());
                 let range = share(bias.len());
                 for o in range {
                     let w = &weights[o * x.len()..][..x.len()];
-                    let acc = x.iter().zip(w).fold(bias[o], |acc, (&x, &w)| acc + domain.decode(x) * i32::from(w));
-                    let v = acc as f32 * scale[o];
+                    let v = (bias[o] + dot(domain, x, w)) as f32 * scale[o];
                     match output {
                         GemmOutput::Float { target } => *(*memory.outputs.add(*target)).as_mut_ptr().add(o) = v,
                         GemmOutput::Quantized { dst, requant } => *memory.arena.add(dst.at(0, 0) + o) = requant.quantize(v),
@@ -104,22 +107,8 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
             Step::MaxPool { src, dst, window } => {
                 for y in share(dst.shape[0]) {
                     let rows = Taps::new(src, window, 0, y);
-                    for x in 0..dst.shape[1] {
-                        let columns = Taps::new(src, window, 1, x);
-                        let out = std::slice::from_raw_parts_mut(memory.arena.add(dst.at(y, x)), dst.shape[2]);
-                        // Blocks that stay in registers over all taps.
-                        let (blocks, rest) = out.as_chunks_mut::<64>();
-                        for (index, block) in blocks.iter_mut().enumerate() {
-                            *block = [domain.range().0 as u8; 64];
-                            let first = memory.arena.add(64 * index);
-                            each_tap(src, &rows, &columns, |at| max(domain, block, &*first.add(at).cast::<[u8; 64]>()));
-                        }
-                        if !rest.is_empty() {
-                            rest.fill(domain.range().0 as u8);
-                            let first = memory.arena.add(64 * blocks.len());
-                            each_tap(src, &rows, &columns, |at| max(domain, rest, std::slice::from_raw_parts(first.add(at), rest.len())));
-                        }
-                    }
+                    let row = |r: usize| memory.arena.add(src.at(r, 0)).cast_const();
+                    max_pool_row(domain, &rows, row, src, window, memory.arena.add(dst.at(y, 0)), dst);
                 }
             }
             Step::AveragePool { src, dst, window, count_include_pad, scales, requant } => {
@@ -134,8 +123,8 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
                             let n = sums.len().min(channels.end - first);
                             let sums = &mut sums[..n];
                             sums.fill(0);
-                            each_tap(src, &rows, &columns, |at| {
-                                let tap = std::slice::from_raw_parts(memory.arena.add(at + first), n);
+                            each_tap(&rows, &columns, |iy, ix| {
+                                let tap = std::slice::from_raw_parts(memory.arena.add(src.at(iy, ix) + first), n);
                                 sums.iter_mut().zip(tap).for_each(|(s, &t)| *s += domain.decode(t) - src.zero_point);
                             });
                             let inside = rows.count * columns.count;
@@ -182,6 +171,92 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
                 }
             }
         }
+    }
+}
+
+/// One row of a max-pool, its first byte at `out`; `row` tells where a row of the input starts.
+///
+/// # Safety
+/// Rows of `src` that lie in `rows` are readable, and nobody writes them meanwhile; a row of `dst` is writable.
+#[inline(always)]
+unsafe fn max_pool_row(
+    domain: Domain,
+    rows: &Taps,
+    row: impl Fn(usize) -> *const u8,
+    src: &Buffer,
+    window: &Window,
+    out: *mut u8,
+    dst: &Buffer,
+) {
+    let channels = dst.shape[2];
+    // SAFETY: as promised.
+    unsafe {
+        let out = std::slice::from_raw_parts_mut(out, dst.shape[1] * channels);
+        out.fill(domain.range().0 as u8);
+        for r in 0..rows.count {
+            let row = row(rows.first + r * rows.step);
+            for (x, out) in out.chunks_exact_mut(channels).enumerate() {
+                let columns = Taps::new(src, window, 1, x);
+                let tap = |c: usize| row.add((columns.first + c * columns.step) * channels);
+                // Blocks that stay in registers over the row's taps.
+                let (blocks, rest) = out.as_chunks_mut::<64>();
+                for (index, block) in blocks.iter_mut().enumerate() {
+                    let mut largest = *block;
+                    for c in 0..columns.count {
+                        max(domain, &mut largest, &*tap(c).add(64 * index).cast::<[u8; 64]>());
+                    }
+                    *block = largest;
+                }
+                if !rest.is_empty() {
+                    for c in 0..columns.count {
+                        max(domain, rest, std::slice::from_raw_parts(tap(c).add(64 * blocks.len()), rest.len()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows `rows` of a pooled convolution's output.
+///
+/// # Safety
+/// As [`run`]; the rows are this thread's.
+#[inline(always)]
+unsafe fn run_pooled_conv(kernel: &ConvKernel, p: &PooledConv, memory: &Memory, rows: Range<usize>) {
+    let (between, group) = (&p.conv.dst, p.window.stride[0]);
+    let [height, width, _] = between.shape;
+    let (strip, row_bytes) = (p.strip_rows(), p.row_bytes());
+    // Rows of the convolution below it have been made.
+    let mut made = 0;
+    for y in rows {
+        let taps = Taps::new(between, &p.window, 0, y);
+        let mut from = made.max(taps.first);
+        while from < taps.first + taps.count {
+            let to = ((from / group + 1) * group).min(height);
+            let pixels = from * width..to * width;
+            let units = conv_units(kernel, &p.conv, pixels.len());
+            // SAFETY: rows `from..to` are neighbours in the strip, since it holds whole groups, and no tap needs what was there.
+            unsafe {
+                let origin = memory.scratch.add(from % strip * row_bytes).wrapping_sub(between.at(from, 0));
+                run_conv(kernel, &p.conv, memory.arena, origin, pixels, 0..units);
+            }
+            from = to;
+        }
+        made = from;
+        // SAFETY: the rows were made by this thread.
+        unsafe {
+            let row = |r: usize| memory.scratch.add(r % strip * row_bytes).cast_const();
+            max_pool_row(kernel.domain, &taps, row, between, &p.window, memory.arena.add(p.dst.at(y, 0)), &p.dst);
+        }
+    }
+}
+
+/// Sum of products. The domain is told apart outside the loops: compilers multiply bytes faster than what may be either.
+#[inline(always)]
+fn dot(domain: Domain, x: &[u8], w: &[i8]) -> i32 {
+    match domain {
+        Domain::U8 => x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w)).sum(),
+        Domain::S8 => x.iter().zip(w).map(|(&x, &w)| i32::from(x as i8) * i32::from(w)).sum(),
     }
 }
 
@@ -254,14 +329,12 @@ impl Taps {
     }
 }
 
-/// Calls `f` with the address in the arena of every tap that lies in the picture.
+/// Calls `f(y, x)` for every tap that lies in the picture.
 #[inline(always)]
-fn each_tap(src: &Buffer, rows: &Taps, columns: &Taps, mut f: impl FnMut(usize)) {
+fn each_tap(rows: &Taps, columns: &Taps, mut f: impl FnMut(usize, usize)) {
     for row in 0..rows.count {
-        let mut at = src.at(rows.first + row * rows.step, columns.first);
-        for _ in 0..columns.count {
-            f(at);
-            at += columns.step * src.shape[2];
+        for column in 0..columns.count {
+            f(rows.first + row * rows.step, columns.first + column * columns.step);
         }
     }
 }
@@ -286,12 +359,13 @@ unsafe fn fill_halo(arena: *mut u8, dst: &Buffer) {
     }
 }
 
-/// Points a tile's rows at pixels `first..first + m` of the output, and inputs of the group that starts at channel `group`;
+/// Points a tile's rows at pixels `first..first + m` of the output, which lies at `origin` as in an arena, and inputs of the
+/// group that starts at channel `group`;
 /// rows past `m` repeat the last pixel. One division: on small cores they cost more than all else here.
 ///
 /// # Safety
 /// The pixels lie in the convolution's slots of the arena.
-unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, mr: usize, first: usize, group: usize) {
+unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, origin: *mut u8, mr: usize, first: usize, group: usize) {
     let (width, step) = (conv.dst.shape[1], conv.stride[1] * conv.src.shape[2]);
     let (mut y, mut x) = (first / width, first % width);
     // First tap, output and residual. The halo covers the padding, so none lies below its slot.
@@ -306,7 +380,7 @@ unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, mr: usize
         // SAFETY: as promised.
         unsafe {
             args.rows[i] = arena.add(tap);
-            args.out[i] = arena.add(out);
+            args.out[i] = origin.wrapping_add(out);
             args.residual[i] = arena.add(residual);
         }
         if i + 1 < args.m {
@@ -321,21 +395,31 @@ unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, mr: usize
     }
 }
 
+/// Tiles of `pixels` pixels, times blocks of channels.
+fn conv_units(kernel: &ConvKernel, conv: &Conv, pixels: usize) -> usize {
+    pixels.div_ceil(kernel.mr) * conv_blocks(kernel, conv) * conv.groups
+}
+
+/// Blocks of channels of a group.
+fn conv_blocks(kernel: &ConvKernel, conv: &Conv) -> usize {
+    (conv.dst.shape[2] / conv.groups).div_ceil(kernel.nr)
+}
+
+/// `units` of those of a convolution that `pixels` of its output make. The output lies at `origin` as in an arena.
+///
 /// # Safety
-/// As [`run`].
+/// As [`run`]; the units are this thread's alone, and what they write is there.
 #[inline(never)]
-unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usize, threads: usize) {
-    let [oh, ow, oc] = conv.dst.shape;
-    let out_per_group = oc / conv.groups;
-    let in_per_group = conv.src.shape[2] / conv.groups;
-    let blocks = out_per_group.div_ceil(kernel.nr);
-    let all_blocks = blocks * conv.groups;
-    let (pixels, mr, nr) = (oh * ow, kernel.mr, kernel.nr);
-    let tiles = pixels.div_ceil(mr);
-    let units = share(tiles * all_blocks, thread, threads);
+unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, origin: *mut u8, pixels: Range<usize>, units: Range<usize>) {
     if units.is_empty() {
         return;
     }
+    let out_per_group = conv.dst.shape[2] / conv.groups;
+    let in_per_group = conv.src.shape[2] / conv.groups;
+    let blocks = conv_blocks(kernel, conv);
+    let all_blocks = blocks * conv.groups;
+    let (mr, nr) = (kernel.mr, kernel.nr);
+    let tiles = pixels.len().div_ceil(mr);
     // `width` blocks from `first_block` on take turns at each tile.
     let mut first_block = units.start / (conv.together * tiles) * conv.together;
     let mut width = conv.together.min(all_blocks - first_block);
@@ -365,8 +449,9 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, thread: usi
         unsafe {
             if located != Some((tile, group)) {
                 located = Some((tile, group));
-                args.m = mr.min(pixels - tile * mr);
-                locate(&mut args, conv, arena, mr, tile * mr, group * in_per_group);
+                let first = pixels.start + tile * mr;
+                args.m = mr.min(pixels.end - first);
+                locate(&mut args, conv, arena, origin, mr, first, group * in_per_group);
             }
             let first = (block - group * blocks) * nr;
             args.channel = group * out_per_group + first;

@@ -1,7 +1,7 @@
 //! The planner: one pass for shapes, one for halos, one for lifetimes, one that makes the steps.
 
 use super::arena::{self, Request};
-use super::{Blob, Buffer, Conv, GemmOutput, Port, Program, Step, StepInfo, Winograd};
+use super::{Blob, Buffer, Conv, GemmOutput, PooledConv, Port, Program, Step, StepInfo, Winograd, strip_rows};
 use crate::graph::{Clamp, DType, Graph, Node, Op, QuantParams, TensorId, Weights, Window};
 use crate::kernels::winograd::{LANES, POINTS, TILE, WinogradKernel, is_exact, pack};
 use crate::kernels::{ConvKernel, Domain, Requant, ResidualParams, Run, SLACK, pack_weights};
@@ -16,6 +16,9 @@ const BATCH_BYTES: usize = 72 << 10;
 const LINE: usize = 64;
 /// Weights that stay in the first-level cache beside what else a tile needs.
 const TOGETHER_BYTES: usize = 20 << 10;
+
+/// Rows between a convolution and its max-pool that fit a second-level cache beside weights and input.
+const POOLED_BYTES: usize = 128 << 10;
 
 /// Which algorithm 3×3 convolutions take. Results are the same, bit for bit, but for [`Policy::Tract`]'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,7 +79,8 @@ pub fn build(
 ) -> Result<Program> {
     let sources = source_ports(graph, source_shape)?;
     let shapes = infer_shapes(graph, &sources)?;
-    let buffers = place(graph, &shapes, kernel)?;
+    let pooled = pooled_convs(graph, &shapes);
+    let buffers = place(graph, &shapes, kernel, &pooled)?;
     let mut builder = Builder {
         graph,
         kernel,
@@ -89,8 +93,13 @@ pub fn build(
         steps: Vec::new(),
         info: Vec::new(),
     };
-    for node in &graph.nodes {
-        builder.lower(node)?;
+    for (index, node) in graph.nodes.iter().enumerate() {
+        match pooled.iter().find(|(conv, pool)| *conv == index || *pool == index) {
+            None => builder.lower(node)?,
+            Some(&(conv, pool)) if pool == index => builder.pooled_conv(&graph.nodes[conv], node)?,
+            // It runs with its pool.
+            Some(_) => {}
+        }
     }
     let Builder { steps, info, targets, .. } = builder;
     let scratch_bytes = steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
@@ -190,8 +199,26 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
     shapes.into_iter().map(|s| s.ok_or_else(|| Error::Shape("a tensor is never made".into()))).collect()
 }
 
+/// Convolutions, and the max-pools that alone read them, that run as one [`PooledConv`]: indices of both nodes.
+fn pooled_convs(graph: &Graph, shapes: &[Shape]) -> Vec<(usize, usize)> {
+    let pair = |(pool, node): (usize, &Node)| {
+        let (Op::MaxPool { window }, Some(out)) = (&node.op, node.output) else { return None };
+        let between = node.inputs[0];
+        let conv = graph.nodes.iter().position(|n| n.output == Some(between))?;
+        let Op::Conv { window: taps, groups: 1, residual: false, .. } = &graph.nodes[conv].op else { return None };
+        let readers = graph.nodes.iter().flat_map(|n| &n.inputs).filter(|t| **t == between).count();
+        let [h, w, c] = shapes[between].hwc;
+        let rows = strip_rows(window);
+        let plain = window.dilation == [1, 1] && graph.tensors[between].quant == graph.tensors[out].quant;
+        // Those that could be Winograd's gain more by that.
+        let direct = taps.kernel != [3, 3] || taps.stride != [1, 1];
+        (readers == 1 && plain && direct && 2 * rows <= h && rows * w * c <= POOLED_BYTES).then_some((conv, pool))
+    };
+    graph.nodes.iter().enumerate().filter_map(pair).collect()
+}
+
 /// Halos from what consumers pad, slots from lifetimes. Returns the arena's size too.
-fn place(graph: &Graph, shapes: &[Shape], kernel: &ConvKernel) -> Result<(Vec<Buffer>, usize)> {
+fn place(graph: &Graph, shapes: &[Shape], kernel: &ConvKernel, pooled: &[(usize, usize)]) -> Result<(Vec<Buffer>, usize)> {
     let mut halos = vec![[0usize; 4]; shapes.len()];
     let mut lives = vec![(usize::MAX, 0usize); shapes.len()];
     for (step, node) in graph.nodes.iter().enumerate() {
@@ -205,6 +232,11 @@ fn place(graph: &Graph, shapes: &[Shape], kernel: &ConvKernel) -> Result<(Vec<Bu
             lives[t] = (lives[t].0.min(step), lives[t].1.max(step));
         }
     }
+    for &(conv, pool) in pooled {
+        let src = graph.nodes[conv].inputs[0];
+        lives[src].1 = lives[src].1.max(pool);
+    }
+    let unplaced = |t: TensorId| pooled.iter().any(|&(conv, _)| graph.nodes[conv].output == Some(t));
     let mut buffers = Vec::with_capacity(shapes.len());
     let mut requests = Vec::with_capacity(shapes.len());
     for (t, shape) in shapes.iter().enumerate() {
@@ -217,7 +249,8 @@ fn place(graph: &Graph, shapes: &[Shape], kernel: &ConvKernel) -> Result<(Vec<Bu
             .ok_or_else(|| Error::Shape(format!("tensor `{}` of {:?} is too large", graph.tensors[t].name, shape.onnx())))?;
         buffers.push(Buffer { base: 0, shape: shape.hwc, halo: halos[t], zero_point });
         // Slack belongs to the slot, so that a kernel's over-read never meets another thread's write.
-        requests.push(Request { bytes: bytes + SLACK, first: lives[t].0, last: lives[t].1 });
+        let bytes = if unplaced(t) { 0 } else { bytes + SLACK };
+        requests.push(Request { bytes, first: lives[t].0, last: lives[t].1 });
     }
     let (offsets, total) = arena::assign(&requests);
     if total > MAX_ARENA {
@@ -374,6 +407,23 @@ impl Builder<'_> {
         let requant = self.requant(to, clamp);
         let domain = self.kernel.domain;
         (0..=255).map(|b| requant.quantize(f((domain.decode(b) - zero_point) as f32 * scale) / y)).collect::<Vec<u8>>().into()
+    }
+
+    /// See [`pooled_convs`].
+    fn pooled_conv(&mut self, conv: &Node, pool: &Node) -> Result<()> {
+        self.lower(conv)?;
+        let (Some(Step::Conv(conv)), Some(info), Op::MaxPool { window }, Some(out)) =
+            (self.steps.pop(), self.info.last_mut(), &pool.op, pool.output)
+        else {
+            return Err(shape_error(pool, "it follows no convolution"));
+        };
+        info.name = format!("{} + {}", info.name, pool.name);
+        info.op = format!("{}+{}", info.op, pool.op.name());
+        info.output = self.shapes[out].onnx();
+        let mut conv = *conv;
+        conv.dst.base = 0;
+        self.steps.push(Step::PooledConv(Box::new(PooledConv { conv, window: *window, dst: self.buffers[out] })));
+        Ok(())
     }
 
     fn conv(&mut self, node: &Node, weights: &Weights, window: &Window, groups: usize, residual: bool, clamp: Clamp) -> Result<()> {

@@ -2,7 +2,7 @@
 //! because steps and kernels trust the plan.
 
 use super::build::MAX_ARENA;
-use super::{Buffer, Conv, GemmOutput, Port, Program, Step, Winograd};
+use super::{Buffer, Conv, GemmOutput, PooledConv, Port, Program, Step, Winograd};
 use crate::graph::Window;
 use crate::kernels::winograd::{LANES, POINTS, TILE};
 use crate::kernels::{Requant, ResidualParams, SLACK};
@@ -56,7 +56,11 @@ impl Program {
                 ensure(scale.is_finite() && *scale > 0.0, "its scale is not positive")?;
                 Self::port(&self.sources, *source, values(dst))
             }
-            Step::Conv(conv) => self.conv(conv),
+            Step::Conv(conv) => {
+                self.filter(&conv.src, &conv.dst, conv.residual.as_ref(), conv.pad, &conv.requant)?;
+                self.conv(conv)
+            }
+            Step::PooledConv(pooled) => self.pooled_conv(pooled),
             Step::Winograd(conv) => self.winograd(conv),
             Step::Gemm { src, weights, bias, scale, output } => {
                 self.buffer(src)?;
@@ -109,6 +113,10 @@ impl Program {
         self.buffer(src)?;
         self.buffer(dst)?;
         apart(dst, src)?;
+        Self::window(src, dst, window)
+    }
+
+    fn window(src: &Buffer, dst: &Buffer, window: &Window) -> Check {
         ensure(src.shape[2] == dst.shape[2], "input and output differ in channels")?;
         let numbers = window.kernel.iter().chain(&window.stride).chain(&window.dilation).chain(&window.pad);
         ensure(numbers.clone().all(|&n| n <= MAX_DIM), "its window is out of range")?;
@@ -130,8 +138,20 @@ impl Program {
         ensure(residual.shape == dst.shape, "its residual has another shape")
     }
 
+    fn pooled_conv(&self, p: &PooledConv) -> Check {
+        // Other threads read the input while this one writes the output; what is between lies in the scratch, whose size
+        // follows from it.
+        self.filter(&p.conv.src, &p.dst, None, p.conv.pad, &p.conv.requant)?;
+        let between = &p.conv.dst;
+        let in_range = between.shape.iter().all(|d| (1..=MAX_DIM).contains(d)) && between.halo == [0; 4] && between.base == 0;
+        ensure(in_range && p.conv.residual.is_none(), "what it pools is out of range")?;
+        Self::window(between, &p.dst, &p.window)?;
+        ensure(p.window.dilation == [1, 1] && p.window.stride[0] > 0, "its window is out of range")?;
+        self.conv(&p.conv)
+    }
+
+    /// All but where it writes.
     fn conv(&self, c: &Conv) -> Check {
-        self.filter(&c.src, &c.dst, c.residual.as_ref(), c.pad, &c.requant)?;
         let ([h, w, out], channels) = (c.dst.shape, c.src.shape[2]);
         ensure(c.groups > 0 && channels.is_multiple_of(c.groups) && out.is_multiple_of(c.groups), "its groups do not divide the channels")?;
         ensure(c.stride.iter().all(|&s| s <= MAX_DIM), "its stride is out of range")?;

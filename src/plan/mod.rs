@@ -94,6 +94,37 @@ pub struct Conv {
     pub together: usize,
 }
 
+/// A convolution and the max-pool that alone reads it, row by row: of the convolution's output a thread keeps as many rows as
+/// a window needs, in its scratch. A stem's output is the largest tensor of its network.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PooledConv {
+    /// Convolution without residual; `dst` has the shape of its output, but no place in the arena.
+    pub conv: Conv,
+    /// Pooling window, not dilated.
+    pub window: Window,
+    /// Output.
+    pub dst: Buffer,
+}
+
+impl PooledConv {
+    /// Rows of the convolution that a thread keeps. It makes `stride` of them at a time, from a multiple of `stride` on, and a
+    /// window may begin in the middle of such a group.
+    pub fn strip_rows(&self) -> usize {
+        strip_rows(&self.window)
+    }
+
+    /// Bytes of a row of the convolution's output.
+    pub fn row_bytes(&self) -> usize {
+        self.conv.dst.shape[1] * self.conv.dst.shape[2]
+    }
+}
+
+/// See [`PooledConv::strip_rows`].
+fn strip_rows(window: &Window) -> usize {
+    let (kernel, stride) = (window.kernel[0], window.stride[0].max(1));
+    (kernel.saturating_sub(1).div_ceil(stride) + 1) * stride
+}
+
 /// A 3×3 convolution with step 1, by exact F(4×4, 3×3) (see [`crate::kernels::winograd`]).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Winograd {
@@ -217,6 +248,8 @@ pub enum Step {
     },
     /// Convolution.
     Conv(Box<Conv>),
+    /// Convolution and max-pool.
+    PooledConv(Box<PooledConv>),
     /// 3×3 convolution with fewer multiplications.
     Winograd(Box<Winograd>),
     /// Fully connected.
@@ -298,6 +331,7 @@ impl Step {
     fn blobs(&mut self) -> Vec<&mut dyn blob::AnyBlob> {
         match self {
             Step::Conv(c) => vec![&mut c.weights, &mut c.bias, &mut c.mult],
+            Step::PooledConv(p) => vec![&mut p.conv.weights, &mut p.conv.bias, &mut p.conv.mult],
             Step::Winograd(c) => vec![&mut c.weights, &mut c.bias, &mut c.mult],
             Step::Gemm { weights, bias, scale, .. } => vec![weights, bias, scale],
             Step::Lookup { table, .. } => vec![table],
@@ -307,13 +341,18 @@ impl Step {
 
     /// What each thread needs beside the arena.
     fn scratch_bytes(&self) -> usize {
-        if let Step::Winograd(conv) = self { conv.scratch_bytes() } else { 0 }
+        match self {
+            Step::Winograd(conv) => conv.scratch_bytes(),
+            Step::PooledConv(p) => p.strip_rows() * p.row_bytes(),
+            _ => 0,
+        }
     }
 
     /// The quantized tensor this step writes.
     pub fn dst(&self) -> Option<&Buffer> {
         match self {
             Step::Conv(c) => Some(&c.dst),
+            Step::PooledConv(p) => Some(&p.dst),
             Step::Winograd(c) => Some(&c.dst),
             Step::Quantize { dst, .. }
             | Step::MaxPool { dst, .. }
