@@ -61,12 +61,13 @@ check_data_offline() {
   rm -f "$part"
 }
 
-# The writer: numbered files whose content says whether they are whole, each safe on the disk before it is acknowledged.
-writer='set -eu; mkdir -p plug; cd plug; n=$(ls | sed "s/[^0-9]//g" | sort -n | tail -n 1); n=${n:-0}
-while :; do n=$((n + 1)); { head -c $((RANDOM * 8)) /dev/urandom | base64; } >new; sha256sum <new >>new; sync new; mv new "f$n"; sync .; echo "$n"; ls | grep ^f | head -n -40 | xargs -r rm; done'
+# The writer: numbered files whose content says whether they are whole, each safe on the disk before it is acknowledged. The
+# newest forty stay; numbers have leading zeros, so that they are those that `ls` names last.
+writer='set -eu; mkdir -p plug; cd plug; n=$(ls | sed -n "s/^f0*//p" | sort -n | tail -n 1); n=${n:-0}
+while :; do n=$((n + 1)); { head -c $((RANDOM * 8)) /dev/urandom | base64; } >new; sha256sum <new >>new; sync new; mv new "$(printf f%06d "$n")"; sync .; echo "$n"; ls | grep ^f | head -n -40 | xargs -r rm; done'
 
 # Every file is whole, and the last acknowledged one is there.
-verifier='cd plug; for f in f*; do [ "$(head -n -1 "$f" | sha256sum)" = "$(tail -n 1 "$f")" ] || { echo "damaged: $f"; exit 1; }; done; ls | sed -n "s/^f//p" | sort -n | tail -n 1'
+verifier='cd plug; for f in f*; do [ "$(head -n -1 "$f" | sha256sum)" = "$(tail -n 1 "$f")" ] || { echo "damaged: $f"; exit 1; }; done; ls | sed -n "s/^f0*//p" | sort -n | tail -n 1'
 
 check_plug_pulls() {
   local pull acknowledged=0 last after errors
