@@ -59,7 +59,9 @@ start_qemu() {
       slot=$(sed -n 's/^os_prefix=\([ab]\)\/$/\1/p' "$dir/config.txt")
       [[ $machine == raspi3b ]] && dtb=bcm2710-rpi-3-b.dtb || dtb=bcm2711-rpi-4-b.dtb
       mcopy -i "$image@@$offset" "::/$slot/vmlinuz" "::/$slot/initrd.img" "::/$slot/$dtb" "::/$slot/cmdline.txt" "$dir/"
-      arguments+=(-M "$machine" -kernel "$dir/vmlinuz" -initrd "$dir/initrd.img" -dtb "$dir/$dtb" -append "$(cat "$dir/cmdline.txt")"
+      # Its watchdog resets at once, however long it was told to wait.
+      arguments+=(-M "$machine" -kernel "$dir/vmlinuz" -initrd "$dir/initrd.img" -dtb "$dir/$dtb"
+        -append "$(cat "$dir/cmdline.txt") systemd.watchdog_sec=off"
         -drive "if=sd,format=raw,file=$image" -serial null -serial "file:$serial")
       ;;
     *) die "no such machine: $machine" ;;
