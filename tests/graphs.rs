@@ -245,7 +245,7 @@ fn random_stem(seed: u64) -> (Graph, [usize; 3]) {
     let [h, w] = window.output([shape[1], shape[2]]).unwrap();
     let op = Op::Conv { weights: Arc::new(weights), window, groups: 1, residual: false, clamp };
     b.push(op, vec![0], [out, h, w], quant);
-    let (kernel, stride) = ([b.rng.between(1, 4), b.rng.between(1, 2)], [b.rng.between(1, 3), b.rng.between(1, 3)]);
+    let (kernel, stride) = ([b.rng.between(1, 4), b.rng.between(1, w.min(2))], [b.rng.between(1, 3), b.rng.between(1, 3)]);
     let pad = [b.rng.below(kernel[0].min(2)), 0, b.rng.below(kernel[0].min(2)), b.rng.below(kernel[1])];
     let window = Window { kernel, stride, dilation: [1; 2], pad, ceil: b.rng.chance(3) };
     let [h, w] = window.output([h, w]).unwrap();
