@@ -4,7 +4,9 @@
 use crate::exec::Pixels;
 use crate::metadata::{Color, Preprocess, Resize};
 use crate::{Error, Result};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use std::path::{Path, PathBuf};
 
 /// Longest side of a picture that is decoded.
@@ -114,11 +116,26 @@ impl Picture {
     /// Scaled to exactly this size, filtered as the networks' inputs are.
     pub fn resized(&self, width: u32, height: u32) -> Result<Picture, String> {
         check_size(width, height)?;
-        let kind = pixel_type(self.channels);
-        let source = ImageRef::new(self.width, self.height, &self.data, kind).map_err(|e| e.to_string())?;
-        let mut resized = Image::new(width, height, kind);
-        Resizer::new().resize(&source, &mut resized, &filter()).map_err(|e| e.to_string())?;
-        Ok(Picture { width, height, data: resized.into_vec(), channels: self.channels })
+        let mut data = Vec::new();
+        self.scale(&mut Resizer::new(), width, height, &mut data)?;
+        Ok(Picture { width, height, data, channels: self.channels })
+    }
+
+    /// Into `out`, which takes the size it needs.
+    fn scale(&self, resizer: &mut Resizer, width: u32, height: u32, out: &mut Vec<u8>) -> Result<(), String> {
+        out.resize(width as usize * height as usize * self.channels, 0);
+        // By type, not by `Resizer::resize`: that would link every pixel format there is, 3 MB of code.
+        match self.channels {
+            1 => self.scale_typed::<U8>(resizer, width, height, out),
+            _ => self.scale_typed::<U8x3>(resizer, width, height, out),
+        }
+    }
+
+    fn scale_typed<P: PixelTrait>(&self, resizer: &mut Resizer, width: u32, height: u32, out: &mut [u8]) -> Result<(), String> {
+        let source = TypedImageRef::<P>::from_buffer(self.width, self.height, &self.data).map_err(|e| e.to_string())?;
+        let mut target = TypedImage::<P>::from_buffer(width, height, out).map_err(|e| e.to_string())?;
+        let filter = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        resizer.resize_typed(&source, &mut target, &filter).map_err(|e| e.to_string())
     }
 }
 
@@ -126,7 +143,7 @@ impl Picture {
 pub struct Preprocessor {
     p: Preprocess,
     resizer: Resizer,
-    resized: Image<'static>,
+    resized: Vec<u8>,
     /// [`Pixels::channels`].
     channels: Vec<(usize, [f32; 256])>,
 }
@@ -135,10 +152,9 @@ impl Preprocessor {
     /// Checks the record.
     pub fn new(p: Preprocess) -> Result<Self> {
         validate(&p)?;
-        let resized = Image::new(p.width, p.height, pixel_type(p.color.channels()));
         let table = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - p.mean[c]) / p.std[c]);
         let channels = (0..p.color.channels()).map(|c| (if p.color == Color::Bgr { 2 - c } else { c }, table(c))).collect();
-        Ok(Preprocessor { p, resizer: Resizer::new(), resized, channels })
+        Ok(Preprocessor { p, resizer: Resizer::new(), resized: Vec::new(), channels })
     }
 
     /// The record.
@@ -177,27 +193,15 @@ impl Preprocessor {
         if w.max(h) > MAX_SIDE {
             return Err(format!("{}×{} is too long and narrow", picture.width, picture.height));
         }
-        let source = ImageRef::new(picture.width, picture.height, &picture.data, pixel_type(channels)).map_err(|e| e.to_string())?;
-        if (self.resized.width(), self.resized.height()) != (w, h) {
-            self.resized = Image::new(w, h, pixel_type(channels));
-        }
-        self.resizer.resize(&source, &mut self.resized, &filter()).map_err(|e| e.to_string())?;
+        picture.scale(&mut self.resizer, w, h, &mut self.resized)?;
         // torchvision's CenterCrop rounds half to even.
         let middle = |full: u32, part: u32| (f64::from(full - part) / 2.0).round_ties_even() as usize;
         let (left, top) = (middle(w, self.p.width), middle(h, self.p.height));
         let row_stride = w as usize * channels;
         let size = [self.p.height as usize, self.p.width as usize];
-        let bytes = &self.resized.buffer()[top * row_stride + left * channels..];
+        let bytes = &self.resized[top * row_stride + left * channels..];
         Ok(Pixels { bytes, row_stride, size, channels: &self.channels })
     }
-}
-
-fn filter() -> ResizeOptions {
-    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-}
-
-fn pixel_type(channels: usize) -> PixelType {
-    if channels == 1 { PixelType::U8 } else { PixelType::U8x3 }
 }
 
 /// Decodes one picture to `1·C·H·W` values.
