@@ -60,10 +60,15 @@ impl Builder {
     }
 
     fn weights(&mut self, out: usize, per_out: usize) -> Weights {
-        let extreme = self.rng.chance(5);
-        let data =
-            (0..out * per_out).map(|_| if extreme { [-127, 127][self.rng.below(2)] } else { self.rng.between(0, 254) as i32 - 127 } as i8);
-        let data = data.collect();
+        // Extremes only, all values alike, or mostly small ones, as a trained network's.
+        let kind = self.rng.below(5);
+        let uniform = |rng: &mut Rng| rng.between(0, 254) as i32 - 127;
+        let weight = |rng: &mut Rng| match kind {
+            0 => [-127, 127][rng.below(2)],
+            1 | 2 => uniform(rng),
+            _ => uniform(rng) * uniform(rng) * uniform(rng) / (127 * 127),
+        };
+        let data = (0..out * per_out).map(|_| weight(&mut self.rng) as i8).collect();
         let base = self.rng.real(0.001, 0.02);
         Weights {
             data,

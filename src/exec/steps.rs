@@ -433,6 +433,7 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, origin: *mu
         channel: 0,
         runs: &conv.runs,
         weights: &[],
+        excess: None,
         narrow: conv.narrow,
         saturates: conv.saturates,
         bias: &[],
@@ -457,6 +458,7 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, origin: *mu
             args.channel = group * out_per_group + first;
             args.n = nr.min(out_per_group - first);
             args.weights = &conv.weights[block * conv.block_len..][..conv.block_len];
+            args.excess = conv.excess.as_ref().map(|e| e.of_block(block));
             args.bias = &conv.bias[block * nr..][..nr];
             args.mult = &conv.mult[block * nr..][..nr];
             (kernel.run)(&args);

@@ -24,6 +24,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+pub mod excess;
 pub mod peak;
 pub mod portable;
 pub mod reference;
@@ -142,6 +143,8 @@ pub struct TileArgs<'a> {
     pub runs: &'a [Run],
     /// Packed weights of this block of channels: `Σ steps · nr · kr` bytes.
     pub weights: &'a [i8],
+    /// What was taken out of `weights`, if it was, for a kernel that [`ConvKernel::pairs`].
+    pub excess: Option<excess::BlockExcess<'a>>,
     /// No weight is −128: two products of bytes then fit 16 bits.
     pub narrow: bool,
     /// See [`Requant::saturates`].
@@ -188,6 +191,8 @@ pub struct ConvKernel {
     pub nr: usize,
     /// Input bytes per step.
     pub kr: usize,
+    /// It can add products in 16 bits, two by two, if weights come with their [`excess`].
+    pub pairs: bool,
     /// The product for Winograd convolution, where that can pay.
     pub winograd: Option<winograd::WinogradKernel>,
     /// True where this processor can run it.

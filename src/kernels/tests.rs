@@ -90,7 +90,9 @@ fn solve(p: &Problem, kernel: &ConvKernel) -> Vec<u8> {
             run
         })
         .collect();
-    let packed = pack_weights(kernel, p.channels, &p.run_lens, |o, r, k| weights[o][r][k]);
+    let mut packed = pack_weights(kernel, p.channels, &p.run_lens, |o, r, k| weights[o][r][k]);
+    // Both ways, however much there is.
+    let apart = (kernel.pairs && p.seed & 1 == 0).then(|| excess::Excess::take_all(kernel, &mut packed, &runs));
     let block_len = packed.len() / p.channels.div_ceil(kernel.nr);
     let requant = Requant { zero_point: p.zero_point - shift, lo: (p.lo - p.zero_point) as f32, hi: (p.hi - p.zero_point) as f32 };
     let residual_params = p.residual.then_some(ResidualParams { zero_point: 255 - p.zero_point - shift, mult: 0.37 });
@@ -114,6 +116,7 @@ fn solve(p: &Problem, kernel: &ConvKernel) -> Vec<u8> {
                 channel: first,
                 runs: &runs,
                 weights: &packed[block * block_len..][..block_len],
+                excess: apart.as_ref().map(|e| excess::of_block(&e.ends, &e.offsets, &e.weights, block)),
                 narrow: !packed[block * block_len..][..block_len].contains(&i8::MIN),
                 saturates: requant.saturates(kernel.domain, &block_mult, residual_params.as_ref()),
                 bias: &block_bias,

@@ -3,7 +3,7 @@
 //! All keep a tile of i32 accumulators in registers over the whole depth and requantize from there.
 
 use super::winograd::WinogradKernel;
-use super::{ConvKernel, Domain, MAX_MR, SimdLevel, TileArgs};
+use super::{ConvKernel, Domain, MAX_MR, SimdLevel, TileArgs, excess};
 use std::arch::{asm, x86_64::*};
 
 /// VPDPBUSD, 14 pixels × 32 channels: 28 accumulators, 2 weight registers, one broadcast.
@@ -16,6 +16,7 @@ pub const VNNI512: ConvKernel = ConvKernel {
     mr: 14,
     nr: 32,
     kr: 4,
+    pairs: false,
     winograd: Some(WinogradKernel {
         name: "avx512vnni-winograd-14x32c2",
         mr: 14,
@@ -45,12 +46,14 @@ pub const VNNI256: ConvKernel = ConvKernel {
     mr: 6,
     nr: 16,
     kr: 4,
+    pairs: false,
     winograd: Some(YMM_WINOGRAD),
     supported: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
     run: vnni256_tile,
 };
 
-/// VPMADDWD on widened bytes, 6 pixels × 16 channels. VPMADDUBSW would saturate: 255·127·2 > 32,767.
+/// VPMADDUBSW, 6 pixels × 16 channels, where [`excess`] sees to it that no two products exceed 16 bits: it would saturate. Where
+/// too many do, VPMADDWD on widened bytes.
 pub const AVX2: ConvKernel = ConvKernel {
     name: "avx2-conv-6x16c4",
     isa: "avx2",
@@ -59,6 +62,7 @@ pub const AVX2: ConvKernel = ConvKernel {
     mr: 6,
     nr: 16,
     kr: 4,
+    pairs: true,
     winograd: Some(WinogradKernel { relative_speed: 1.2, max_weight_bytes: 12 << 20, ..YMM_WINOGRAD }),
     supported: || is_x86_feature_detected!("avx2"),
     run: avx2_tile,
@@ -346,31 +350,133 @@ unsafe fn vnni256_tile(t: &TileArgs<'_>) {
 /// See [`ConvKernel::run`].
 #[target_feature(enable = "avx2")]
 unsafe fn avx2_tile(t: &TileArgs<'_>) {
-    const MR: usize = 6;
-    // SAFETY: weights hold 64 bytes a step; rows are readable.
+    // SAFETY: weights hold 64 bytes a step; rows are readable over every run, and where an entry of the excess says.
     unsafe {
-        let mut acc = [ymm_bias(t); MR];
-        let low = _mm256_set1_epi16(0xff);
+        let mut acc = [ymm_bias(t); 6];
         let mut w = t.weights.as_ptr();
-        for run in t.runs {
-            let x: [*const u8; MR] = std::array::from_fn(|i| t.rows[i].add(run.offset));
-            for s in 0..run.steps {
-                // Bytes (a, b, c, d) of a lane: a and c are its even bytes, b and d its odd ones; the order of a sum is free.
-                let [w0, w1] = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(32).cast())];
-                w = w.add(64);
-                let even = |w| _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
-                let odd = |w| _mm256_srai_epi16(w, 8);
-                let (e0, o0, e1, o1) = (even(w0), odd(w0), even(w1), odd(w1));
-                for i in 0..MR {
-                    let x = _mm256_set1_epi32(x[i].add(4 * s).cast::<i32>().read_unaligned());
-                    let (xe, xo) = (_mm256_and_si256(x, low), _mm256_srli_epi16(x, 8));
-                    let sum = |e, o| _mm256_add_epi32(_mm256_madd_epi16(xe, e), _mm256_madd_epi16(xo, o));
-                    acc[i][0] = _mm256_add_epi32(acc[i][0], sum(e0, o0));
-                    acc[i][1] = _mm256_add_epi32(acc[i][1], sum(e1, o1));
-                }
+        for run in t.runs.iter().filter(|r| r.steps > 0) {
+            let x = std::array::from_fn(|i| t.rows[i].add(run.offset));
+            match t.excess {
+                Some(_) => avx2_pairs(&mut acc, x, w, run.steps),
+                None => avx2_wide(&mut acc, x, w, run.steps),
+            }
+            w = w.add(64 * run.steps);
+        }
+        if let Some(excess) = t.excess {
+            let x: [*const u8; 6] = std::array::from_fn(|i| t.rows[i]);
+            avx2_excess(acc.each_mut().map(|a| &mut a[0]), x, excess[0]);
+            avx2_excess(acc.each_mut().map(|a| &mut a[1]), x, excess[1]);
+        }
+        ymm_finish(t, &acc);
+    }
+}
+
+/// Adds the products of `steps` > 0 times 4 bytes of each row, which fit 16 bits in pairs. By hand: of 12 accumulators, a weight,
+/// a constant and two temporaries LLVM makes a merry-go-round of moves.
+///
+/// # Safety
+/// Every row has 4 bytes a step, `w` 64.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_pairs(acc: &mut [[__m256i; 2]; 6], x: [*const u8; 6], w: *const i8, steps: usize) {
+    macro_rules! rows {
+        ($($i:literal)*) => { concat!($(
+            "vpbroadcastd {x}, [{x", $i, "} + {at}]\n",
+            "vpmaddubsw {t}, {x}, {w0}\n",
+            "vpmaddubsw {x}, {x}, [{w} + 32]\n",
+            "vpmaddwd {t}, {t}, {ones}\n",
+            "vpmaddwd {x}, {x}, {ones}\n",
+            "vpaddd {a", $i, "}, {a", $i, "}, {t}\n",
+            "vpaddd {b", $i, "}, {b", $i, "}, {x}\n",
+        )*) };
+    }
+    // SAFETY: reads what the contract grants.
+    unsafe {
+        asm!(
+            "2:",
+            "vmovdqu {w0}, [{w}]",
+            rows!(0 1 2 3 4 5),
+            "add {w}, 64",
+            "add {at}, 4",
+            "dec {steps}",
+            "jne 2b",
+            x0 = in(reg) x[0], x1 = in(reg) x[1], x2 = in(reg) x[2], x3 = in(reg) x[3], x4 = in(reg) x[4], x5 = in(reg) x[5],
+            a0 = inout(ymm_reg) acc[0][0], b0 = inout(ymm_reg) acc[0][1], a1 = inout(ymm_reg) acc[1][0], b1 = inout(ymm_reg) acc[1][1],
+            a2 = inout(ymm_reg) acc[2][0], b2 = inout(ymm_reg) acc[2][1], a3 = inout(ymm_reg) acc[3][0], b3 = inout(ymm_reg) acc[3][1],
+            a4 = inout(ymm_reg) acc[4][0], b4 = inout(ymm_reg) acc[4][1], a5 = inout(ymm_reg) acc[5][0], b5 = inout(ymm_reg) acc[5][1],
+            x = out(ymm_reg) _, t = out(ymm_reg) _, w0 = out(ymm_reg) _, ones = in(ymm_reg) _mm256_set1_epi16(1),
+            w = inout(reg) w => _, at = inout(reg) 0usize => _, steps = inout(reg) steps => _,
+            options(readonly, nostack)
+        );
+    }
+}
+
+/// As [`avx2_pairs`], of any weights: VPMADDWD on bytes that are widened.
+///
+/// # Safety
+/// Every row has 4 bytes a step, `w` 64.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_wide(acc: &mut [[__m256i; 2]; 6], x: [*const u8; 6], w: *const i8, steps: usize) {
+    let low = _mm256_set1_epi16(0xff);
+    // Bytes (a, b, c, d) of a lane: a and c are its even bytes, b and d its odd ones; the order of a sum is free.
+    let even = |w| _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+    let odd = |w| _mm256_srai_epi16(w, 8);
+    // SAFETY: reads what the contract grants.
+    unsafe {
+        for s in 0..steps {
+            let [w0, w1] = [_mm256_loadu_si256(w.add(64 * s).cast()), _mm256_loadu_si256(w.add(64 * s + 32).cast())];
+            let (e0, o0, e1, o1) = (even(w0), odd(w0), even(w1), odd(w1));
+            for (acc, x) in acc.iter_mut().zip(x) {
+                let x = _mm256_set1_epi32(x.add(4 * s).cast::<i32>().read_unaligned());
+                let (xe, xo) = (_mm256_and_si256(x, low), _mm256_srli_epi16(x, 8));
+                let sum = |e, o| _mm256_add_epi32(_mm256_madd_epi16(xe, e), _mm256_madd_epi16(xo, o));
+                acc[0] = _mm256_add_epi32(acc[0], sum(e0, o0));
+                acc[1] = _mm256_add_epi32(acc[1], sum(e1, o1));
             }
         }
-        ymm_finish(t, &settled(&acc));
+    }
+}
+
+/// Adds the products of an excess to its half of the accumulators.
+///
+/// # Safety
+/// Every row has 4 bytes at every offset.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_excess(acc: [&mut __m256i; 6], x: [*const u8; 6], (offsets, weights): (&[i32], &[i8])) {
+    debug_assert_eq!(weights.len(), excess::ENTRY * offsets.len());
+    if offsets.is_empty() {
+        return;
+    }
+    macro_rules! rows {
+        ($($i:literal)*) => { concat!($(
+            "vpbroadcastd {x}, [{x", $i, "} + {at}]\n",
+            "vpmaddubsw {x}, {x}, {w0}\n",
+            "vpmaddwd {x}, {x}, {ones}\n",
+            "vpaddd {a", $i, "}, {a", $i, "}, {x}\n",
+        )*) };
+    }
+    let [a0, a1, a2, a3, a4, a5] = acc;
+    // SAFETY: reads what the contract grants; offsets are not negative.
+    unsafe {
+        asm!(
+            "2:",
+            "mov {at:e}, [{offsets}]",
+            "vmovdqu {w0}, [{w}]",
+            rows!(0 1 2 3 4 5),
+            "add {offsets}, 4",
+            "add {w}, 32",
+            "dec {entries}",
+            "jne 2b",
+            x0 = in(reg) x[0], x1 = in(reg) x[1], x2 = in(reg) x[2], x3 = in(reg) x[3], x4 = in(reg) x[4], x5 = in(reg) x[5],
+            a0 = inout(ymm_reg) *a0, a1 = inout(ymm_reg) *a1, a2 = inout(ymm_reg) *a2,
+            a3 = inout(ymm_reg) *a3, a4 = inout(ymm_reg) *a4, a5 = inout(ymm_reg) *a5,
+            x = out(ymm_reg) _, w0 = out(ymm_reg) _, ones = in(ymm_reg) _mm256_set1_epi16(1),
+            at = out(reg) _, offsets = inout(reg) offsets.as_ptr() => _, w = inout(reg) weights.as_ptr() => _,
+            entries = inout(reg) offsets.len() => _,
+            options(readonly, nostack)
+        );
     }
 }
 
@@ -399,31 +505,38 @@ unsafe fn ymm_bias(t: &TileArgs<'_>) -> [__m256i; 2] {
 #[target_feature(enable = "avx2")]
 unsafe fn ymm_finish(t: &TileArgs<'_>, acc: &[[__m256i; 2]; 6]) {
     debug_assert!(t.m <= 6 && t.n <= 16 && t.mult.len() >= 16);
-    let (lo, hi) = (_mm256_set1_ps(t.requant.lo), _mm256_set1_ps(t.requant.hi));
-    let zero_point = _mm256_set1_epi32(t.requant.zero_point);
     // SAFETY: `mult` holds 16 entries; residual and output hold n bytes.
     unsafe {
+        let mult = [_mm256_loadu_ps(t.mult.as_ptr()), _mm256_loadu_ps(t.mult.as_ptr().add(8))];
+        let (lo, hi) = (_mm256_set1_ps(t.requant.lo), _mm256_set1_ps(t.requant.hi));
+        let zero_point = _mm256_set1_epi32(t.requant.zero_point);
         for (i, acc) in acc.iter().enumerate().take(t.m) {
-            let mut residual = [0u8; 16];
-            if t.residual_params.is_some() {
-                std::ptr::copy_nonoverlapping(t.residual[i].add(t.channel), residual.as_mut_ptr(), t.n);
+            let mut v = [_mm256_mul_ps(_mm256_cvtepi32_ps(acc[0]), mult[0]), _mm256_mul_ps(_mm256_cvtepi32_ps(acc[1]), mult[1])];
+            if let Some(p) = t.residual_params {
+                let r = t.residual[i].add(t.channel);
+                let r = if t.n == 16 {
+                    _mm_loadu_si128(r.cast())
+                } else {
+                    let mut bytes = [0u8; 16];
+                    std::ptr::copy_nonoverlapping(r, bytes.as_mut_ptr(), t.n);
+                    _mm_loadu_si128(bytes.as_ptr().cast())
+                };
+                let (zero, mult) = (_mm256_set1_epi32(p.zero_point), _mm256_set1_ps(p.mult));
+                let real = |r| _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(r), zero)), mult);
+                v = [_mm256_add_ps(v[0], real(r)), _mm256_add_ps(v[1], real(_mm_srli_si128(r, 8)))];
             }
-            let mut bytes = [0u8; 16];
-            for (half, &acc) in acc.iter().enumerate() {
-                let mult = _mm256_loadu_ps(t.mult.as_ptr().add(8 * half));
-                let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), mult);
-                if let Some(p) = t.residual_params {
-                    let r = _mm256_cvtepu8_epi32(_mm_loadl_epi64(residual.as_ptr().add(8 * half).cast()));
-                    let r = _mm256_sub_epi32(r, _mm256_set1_epi32(p.zero_point));
-                    v = _mm256_add_ps(v, _mm256_mul_ps(_mm256_cvtepi32_ps(r), _mm256_set1_ps(p.mult)));
-                }
-                let v = _mm256_min_ps(_mm256_max_ps(v, lo), hi);
-                let q = _mm256_add_epi32(_mm256_cvtps_epi32(v), zero_point);
-                // Values are 0..=255: both saturating packs are exact.
-                let q = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-                _mm_storel_epi64(bytes.as_mut_ptr().add(8 * half).cast(), _mm_packus_epi16(q, q));
+            let quantize = |v| _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(v, lo), hi)), zero_point);
+            // Values are 0..=255: both saturating packs are exact. The first one works by halves of a register.
+            let words = _mm256_permute4x64_epi64(_mm256_packus_epi32(quantize(v[0]), quantize(v[1])), 0b11_01_10_00);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            let out = t.out[i].add(t.channel);
+            if t.n == 16 {
+                _mm_storeu_si128(out.cast(), bytes);
+            } else {
+                let mut whole = [0u8; 16];
+                _mm_storeu_si128(whole.as_mut_ptr().cast(), bytes);
+                std::ptr::copy_nonoverlapping(whole.as_ptr(), out, t.n);
             }
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), t.out[i].add(t.channel), t.n);
         }
     }
 }

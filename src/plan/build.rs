@@ -1,10 +1,10 @@
 //! The planner: one pass for shapes, one for halos, one for lifetimes, one that makes the steps.
 
 use super::arena::{self, Request};
-use super::{Blob, Buffer, Conv, GemmOutput, PooledConv, Port, Program, Step, StepInfo, Winograd, strip_rows};
+use super::{Blob, Buffer, Conv, Excess, GemmOutput, PooledConv, Port, Program, Step, StepInfo, Winograd, strip_rows};
 use crate::graph::{Clamp, DType, Graph, Node, Op, QuantParams, TensorId, Weights, Window};
 use crate::kernels::winograd::{LANES, POINTS, TILE, WinogradKernel, is_exact, pack};
-use crate::kernels::{ConvKernel, Domain, Requant, ResidualParams, Run, SLACK, pack_weights};
+use crate::kernels::{ConvKernel, Domain, Requant, ResidualParams, Run, SLACK, excess, pack_weights};
 use crate::{Error, Result};
 
 /// Transformed inputs of a strip of Winograd tiles: half of a common second-level cache.
@@ -503,7 +503,10 @@ impl Builder<'_> {
             bias.extend(group_bias);
             mult.extend(group_mult);
         }
-        let weight_bytes = (packed.len() + 4 * bias.len() + 4 * mult.len()) as u64;
+        let narrow = !packed.contains(&i8::MIN);
+        let excess = excess::Excess::take(kernel, &mut packed, &runs).map(Excess::from);
+        let apart = excess.as_ref().map_or(0, Excess::bytes);
+        let weight_bytes = (packed.len() + apart + 4 * bias.len() + 4 * mult.len()) as u64;
         let requant = self.requant(out, clamp);
         let block_len = packed.len() / (groups * blocks).max(1);
         // Whatever is smaller, pixels or weights, is walked in the inner loop and stays in a cache. Weights of so many blocks
@@ -519,7 +522,8 @@ impl Builder<'_> {
             block_len,
             together: if packed.len() > src.len() { few } else { groups * blocks },
             runs,
-            narrow: !packed.contains(&i8::MIN),
+            excess,
+            narrow,
             saturates: requant.saturates(kernel.domain, &mult, residual.as_ref().map(|(_, p)| p)),
             weights: packed.into(),
             bias: bias.into(),

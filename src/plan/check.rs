@@ -2,8 +2,9 @@
 //! because steps and kernels trust the plan.
 
 use super::build::MAX_ARENA;
-use super::{Buffer, Conv, GemmOutput, PooledConv, Port, Program, Step, Winograd};
+use super::{Buffer, Conv, Excess, GemmOutput, PooledConv, Port, Program, Step, Winograd};
 use crate::graph::Window;
+use crate::kernels::excess::ENTRY;
 use crate::kernels::winograd::{LANES, POINTS, TILE};
 use crate::kernels::{Requant, ResidualParams, SLACK};
 
@@ -169,7 +170,16 @@ impl Program {
         }
         let blocks = c.groups * (out / c.groups).div_ceil(nr);
         ensure(c.block_len == steps * nr * kr && c.weights.len() == blocks * c.block_len, "its weights have another size")?;
-        ensure(c.bias.len() == blocks * nr && c.mult.len() == blocks * nr, "its channels have another number")
+        ensure(c.bias.len() == blocks * nr && c.mult.len() == blocks * nr, "its channels have another number")?;
+        let Some(Excess { ends, offsets, weights }) = &c.excess else { return Ok(()) };
+        let in_order =
+            ends.iter().try_fold(0, |last, &end| (last <= end).then_some(end)).is_some_and(|last| last as usize == offsets.len());
+        ensure(
+            self.kernel.pairs && ends.len() == 2 * blocks && in_order && weights.len() == offsets.len() * ENTRY,
+            "its weights that are kept apart have another size",
+        )?;
+        let inside = |&offset: &i32| usize::try_from(offset).is_ok_and(|o| first + o + kr <= c.src.len() + SLACK);
+        ensure(offsets.iter().all(inside), "it reads outside its input")
     }
 
     fn winograd(&self, c: &Winograd) -> Check {

@@ -12,7 +12,7 @@ pub use file::{Compiled, Fingerprint, is_compiled, open, save};
 
 use crate::graph::Window;
 use crate::kernels::winograd::{PATCH, POINTS, TILE, WinogradKernel, points};
-use crate::kernels::{ConvKernel, Requant, ResidualParams, Run};
+use crate::kernels::{ConvKernel, Requant, ResidualParams, Run, excess};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -76,6 +76,8 @@ pub struct Conv {
     /// `[group][block]` packed weights.
     #[serde(skip)]
     pub weights: Blob<i8>,
+    /// What was taken out of them, if it was.
+    pub excess: Option<Excess>,
     /// No weight is −128.
     pub narrow: bool,
     /// See [`Requant::saturates`].
@@ -92,6 +94,49 @@ pub struct Conv {
     pub requant: Requant,
     /// Blocks of channels that are computed for a tile of pixels before the next tile; tiles run before further blocks.
     pub together: usize,
+}
+
+impl Conv {
+    /// See [`Step::blobs`].
+    fn blobs(&mut self) -> Vec<&mut dyn blob::AnyBlob> {
+        let mut blobs: Vec<&mut dyn blob::AnyBlob> = vec![&mut self.weights, &mut self.bias, &mut self.mult];
+        if let Some(Excess { ends, offsets, weights }) = &mut self.excess {
+            blobs.extend([ends as &mut dyn blob::AnyBlob, offsets, weights]);
+        }
+        blobs
+    }
+}
+
+/// [`excess::Excess`], owned or mapped.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Excess {
+    /// Where the entries of each half of a block end.
+    #[serde(skip)]
+    pub ends: Blob<i32>,
+    /// Bytes from an output pixel's first tap.
+    #[serde(skip)]
+    pub offsets: Blob<i32>,
+    /// Weights.
+    #[serde(skip)]
+    pub weights: Blob<i8>,
+}
+
+impl Excess {
+    /// Entries of a block.
+    pub fn of_block(&self, block: usize) -> excess::BlockExcess<'_> {
+        excess::of_block(&self.ends, &self.offsets, &self.weights, block)
+    }
+
+    /// Bytes of all of it.
+    fn bytes(&self) -> usize {
+        4 * (self.ends.len() + self.offsets.len()) + self.weights.len()
+    }
+}
+
+impl From<excess::Excess> for Excess {
+    fn from(e: excess::Excess) -> Self {
+        Excess { ends: e.ends.into(), offsets: e.offsets.into(), weights: e.weights.into() }
+    }
 }
 
 /// A convolution and the max-pool that alone reads it, row by row: of the convolution's output a thread keeps as many rows as
@@ -330,8 +375,8 @@ impl Step {
     /// Its arrays of numbers, in a fixed order.
     fn blobs(&mut self) -> Vec<&mut dyn blob::AnyBlob> {
         match self {
-            Step::Conv(c) => vec![&mut c.weights, &mut c.bias, &mut c.mult],
-            Step::PooledConv(p) => vec![&mut p.conv.weights, &mut p.conv.bias, &mut p.conv.mult],
+            Step::Conv(c) => c.blobs(),
+            Step::PooledConv(p) => p.conv.blobs(),
             Step::Winograd(c) => vec![&mut c.weights, &mut c.bias, &mut c.mult],
             Step::Gemm { weights, bias, scale, .. } => vec![weights, bias, scale],
             Step::Lookup { table, .. } => vec![table],

@@ -26,6 +26,7 @@ pub const NEON: ConvKernel = ConvKernel {
     mr: MR,
     nr: NR,
     kr: KR,
+    pairs: false,
     winograd: Some(NEON_WINOGRAD),
     supported: || true,
     run: neon_tile,
