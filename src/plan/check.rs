@@ -22,8 +22,7 @@ fn ensure(condition: bool, what: &str) -> Check {
 impl Program {
     /// What a step could do outside the arena, the scratch or the float ports; `Ok` if nothing.
     pub(super) fn check(&self) -> Result<(), String> {
-        let scratch = self.steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
-        ensure(self.arena_bytes <= MAX_ARENA && self.scratch_bytes == scratch && scratch <= MAX_SCRATCH, "arena or scratch is too large")?;
+        ensure(self.arena_bytes <= MAX_ARENA, "its arena is too large")?;
         ensure(self.info.len() == self.steps.len(), "steps and their descriptions differ in number")?;
         for port in self.sources.iter().chain(&self.targets) {
             let values = port.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
@@ -32,7 +31,9 @@ impl Program {
         for (step, info) in self.steps.iter().zip(&self.info) {
             self.check_step(step).map_err(|why| format!("step `{}`: {why}", info.name))?;
         }
-        Ok(())
+        // The sizes that it follows from are in range by now.
+        let scratch = self.steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
+        ensure(self.scratch_bytes == scratch && scratch <= MAX_SCRATCH, "its scratch has another size, or is too large")
     }
 
     fn buffer(&self, b: &Buffer) -> Check {
@@ -119,8 +120,9 @@ impl Program {
 
     fn window(src: &Buffer, dst: &Buffer, window: &Window) -> Check {
         ensure(src.shape[2] == dst.shape[2], "input and output differ in channels")?;
-        let numbers = window.kernel.iter().chain(&window.stride).chain(&window.dilation).chain(&window.pad);
-        ensure(numbers.clone().all(|&n| n <= MAX_DIM), "its window is out of range")?;
+        let mut numbers = window.kernel.iter().chain(&window.stride).chain(&window.dilation).chain(&window.pad);
+        let mut steps = window.stride.iter().chain(&window.dilation);
+        ensure(numbers.all(|&n| n <= MAX_DIM) && !steps.any(|&n| n == 0), "its window is out of range")?;
         // Taps outside the picture are skipped one by one: a window far larger than it would take for ever.
         let fits = |side: usize| window.kernel[side] <= src.shape[side] + window.pad[side] + window.pad[side + 2];
         ensure(fits(0) && fits(1), "its window is larger than its padded input")
