@@ -33,21 +33,18 @@ impl Excess {
     /// Takes it out of the blocks that [`super::pack_weights`] has packed for a `kernel` of 4 bytes a step and 2 · [`LANES`] channels;
     /// `None`, and `packed` as it was, where there is too much of it to pay, or the kernel has no use for it.
     pub fn take(kernel: &ConvKernel, packed: &mut [i8], runs: &[Run]) -> Option<Excess> {
-        let entries = packed.chunks_exact(ENTRY).filter(|e| e.chunks_exact(2).any(|pair| beyond(pair) != 0)).count();
-        if !kernel.pairs || entries as f64 > MOST * (packed.len() / ENTRY) as f64 {
+        if !kernel.pairs || packed.is_empty() {
             return None;
         }
-        Some(Self::take_all(kernel, packed, runs))
+        let entries = packed.chunks_exact(ENTRY).filter(|e| e.chunks_exact(2).any(|pair| beyond(pair) != 0)).count();
+        (entries as f64 <= MOST * (packed.len() / ENTRY) as f64).then(|| Self::take_all(kernel, packed, runs))
     }
 
-    /// [`Excess::take`], whether it pays or not.
+    /// [`Excess::take`], whether it pays or not; there is at least one step.
     pub fn take_all(kernel: &ConvKernel, packed: &mut [i8], runs: &[Run]) -> Excess {
         debug_assert!(kernel.kr == 4 && kernel.nr == 2 * LANES);
         let mut excess = Excess::default();
         let offsets: Vec<usize> = runs.iter().flat_map(|r| (0..r.steps).map(|s| r.offset + s * kernel.kr)).collect();
-        if offsets.is_empty() {
-            return excess;
-        }
         for block in packed.chunks_exact_mut(offsets.len() * kernel.nr * kernel.kr) {
             for half in 0..2 {
                 for (step, &offset) in block.chunks_exact_mut(2 * ENTRY).zip(&offsets) {
@@ -81,14 +78,11 @@ fn split(pair: &mut [i8], entry: &mut [i8]) {
     entry[larger] = much;
 }
 
-/// The entries of `block`; none where there is no excess at all.
+/// The entries of `block`.
 pub fn of_block<'a>(ends: &[i32], offsets: &'a [i32], weights: &'a [i8], block: usize) -> BlockExcess<'a> {
     let end = |i: usize| ends[i] as usize;
     std::array::from_fn(|half| {
         let i = 2 * block + half;
-        if ends.is_empty() {
-            return Default::default();
-        }
         let (first, last) = (if i == 0 { 0 } else { end(i - 1) }, end(i));
         (&offsets[first..last], &weights[first * ENTRY..last * ENTRY])
     })
