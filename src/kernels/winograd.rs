@@ -42,7 +42,7 @@ pub struct WinogradKernel {
     pub transform_cost: [f64; 2],
     /// Transformed weights are eight times as large; above this size, reading them costs what multiplying less gains.
     /// For one thread: several gain less time each, and share what memory delivers.
-    pub max_weight_bytes: usize,
+    pub max_weight_bytes: fn() -> usize,
     /// Computes one block.
     ///
     /// # Safety

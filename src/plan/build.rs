@@ -551,7 +551,7 @@ impl Builder<'_> {
         let transforms = kernel.transform_cost[0] * depth as f64 + kernel.transform_cost[1] * out as f64;
         let cost = tiles as f64 * (product as f64 / kernel.relative_speed + transforms);
         let direct = (h * w * weights.data.len()) as f64;
-        let pays = cost < 0.9 * direct && 2 * product * self.threads <= kernel.max_weight_bytes;
+        let pays = cost < 0.9 * direct && 2 * product * self.threads <= (kernel.max_weight_bytes)();
         ((pays || self.policy == Policy::Winograd)
             && weights.data.chunks_exact(weights.per_out).all(|filter| is_exact(self.kernel.domain, filter)))
         .then_some(kernel)

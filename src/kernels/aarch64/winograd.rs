@@ -20,7 +20,7 @@ pub const NEON_WINOGRAD: WinogradKernel = WinogradKernel {
     relative_speed: 0.5,
     transform_cost: [130.0, 350.0],
     // One core reads about 2 bytes a cycle from a Pi 4's memory, which is what the products ask for; four cores share that.
-    max_weight_bytes: 20 << 20,
+    max_weight_bytes: || 20 << 20,
     run: product,
 };
 
