@@ -1,0 +1,20 @@
+//! x86-64 microkernels: AVX2, AVX-VNNI and AVX-512 VNNI. All read unsigned bytes, keep a tile of i32 accumulators in registers
+//! over the whole depth and requantize from there.
+
+mod avx2;
+mod avx512vnni;
+mod avxvnni;
+mod epilogue;
+mod winograd;
+
+pub use avx2::AVX2;
+pub use avx512vnni::VNNI512;
+pub use avxvnni::VNNI256;
+
+/// A copy that may be indexed with a variable: accumulators that are would live in memory all along.
+#[inline(always)]
+fn settled<T: Copy, const MR: usize>(acc: &[[T; 2]; MR]) -> [[T; 2]; MR] {
+    let mut done = [acc[0]; MR];
+    done.copy_from_slice(acc);
+    done
+}
