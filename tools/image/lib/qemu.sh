@@ -61,8 +61,13 @@ start_qemu() {
       mcopy -i "$image@@$offset" "::/$slot/vmlinuz" "::/$slot/initrd.img" "::/$slot/$dtb" "::/$slot/cmdline.txt" "$dir/"
       # Its watchdog resets at once, however long it was told to wait.
       local extra=systemd.watchdog_sec=off
-      # Of a Raspberry Pi 4, HDMI's interrupt controller, its bus and some clocks are not there, and touching them is a fault.
-      [[ $machine == raspi4b ]] && extra+=" initcall_blacklist=brcmstb_l2_driver_init,brcmstb_i2c_driver_init clk_ignore_unused"
+      if [[ $machine == raspi4b ]]; then
+        # HDMI's interrupt controller, its bus and some clocks are not there, and touching them is a fault.
+        extra+=" initcall_blacklist=brcmstb_l2_driver_init,brcmstb_i2c_driver_init clk_ignore_unused"
+        # The card sits where a Raspberry Pi 4 has its Wi-Fi chip.
+        fdtput -r "$dir/$dtb" /soc/mmc@7e300000/wifi@1
+        fdtput -d "$dir/$dtb" /soc/mmc@7e300000 mmc-pwrseq non-removable
+      fi
       arguments+=(-M "$machine" -kernel "$dir/vmlinuz" -initrd "$dir/initrd.img" -dtb "$dir/$dtb"
         -append "$(cat "$dir/cmdline.txt") $extra"
         -drive "if=sd,format=raw,file=$image" -serial null -serial "file:$serial")
