@@ -17,6 +17,7 @@ pub unsafe fn ymm_bias(t: &TileArgs<'_>) -> [__m256i; 2] {
 ///
 /// # Safety
 /// See [`ConvKernel::run`].
+#[inline]
 #[target_feature(enable = "avx2")]
 pub unsafe fn ymm_finish(t: &TileArgs<'_>, acc: &[[__m256i; 2]; 6]) {
     debug_assert!(t.m <= 6 && t.n <= 16 && t.mult.len() >= 16);
