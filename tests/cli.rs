@@ -135,6 +135,9 @@ fn broken_tensors() {
     desk.refuses(&broken(|g| tensor(g, "w.").dims[0] = 9), &["w.", "243", "216"]);
     desk.refuses(&broken(|g| tensor(g, "w.").dims = vec![i64::MAX, i64::MAX]), &["w.", "dimensions"]);
     desk.refuses(&broken(|g| tensor(g, "w.").dims[0] = -8), &["w.", "dimensions"]);
+    // A zero point of another type than its weights, so far away that the distance would not fit.
+    let far = |t: &mut TensorProto| (t.data_type, t.raw_data) = (6, i32::MIN.to_le_bytes().repeat(8));
+    desk.refuses(&broken(|g| far(tensor(g, "z.4"))), &["n.dequantizelinear.2", "zero point", "w.2"]);
     // Right in itself, wrong for its place: 3 channels come, 27 or 1 are wanted.
     desk.refuses(&broken(|g| tensor(g, "w.").dims = vec![8, 27, 1, 1]), &["n.conv.4"]);
     desk.refuses(&broken(|g| tensor(g, "w.").dims = vec![8, 1, 9, 3]), &["n.conv.4"]);

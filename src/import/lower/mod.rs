@@ -1,0 +1,249 @@
+//! Finds the quantized part of an ONNX graph and takes it out.
+//!
+//! Matching happens on ONNX's own nodes, before tract sees them: the standard fixes their meaning, whereas tract
+//! expands per-axis DequantizeLinear, Gemm and pooling into primitive operators that change between versions.
+//! A float value is *real* if it is the DequantizeLinear of a quantized tensor, *pending* if it is an operation on
+//! real values whose result awaits its QuantizeLinear; everything else stays with tract.
+//!
+//! Regions are numbered by level: a QuantizeLinear of a float that depends on region `n` opens region `n + 1`, so that
+//! regions and float islands between them never wait for each other in a circle.
+
+mod integer;
+mod operators;
+mod quantization;
+mod regions;
+mod weights;
+
+use super::onnx::*;
+use crate::graph::{Clamp, DType, Function, Graph, Map, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use tract_onnx::pb::tensor_proto::DataType;
+
+/// `op_type` of the node that stands for a region in the remaining graph.
+pub const REGION_OP: &str = "EdgeInt8Region";
+
+/// Operators on integer tensors, by domain: ONNX's, and those that ONNX Runtime's quantizer writes.
+const INTEGER_OPS: &[(&str, &str)] = &[
+    ("", "QLinearConv"),
+    ("", "QLinearMatMul"),
+    ("com.microsoft", "QLinearAdd"),
+    ("com.microsoft", "QLinearAveragePool"),
+    ("com.microsoft", "QLinearGlobalAveragePool"),
+    ("com.microsoft", "QGemm"),
+];
+
+/// A model split into int8 regions and the rest.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The regions; `None` where nothing of a level survived.
+    pub regions: Vec<Graph>,
+    /// What tract runs: kept nodes, and one [`REGION_OP`] node per region, in order, reading [`Graph::sources`] and
+    /// making [`Graph::targets`].
+    pub rest: ModelProto,
+    /// Nodes left to tract, and why.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// A node left to tract.
+#[derive(Debug, Clone)]
+pub struct Fallback {
+    /// Node name.
+    pub name: String,
+    /// Operator.
+    pub op: String,
+    /// Why it does not run in int8.
+    pub why: String,
+}
+
+impl Fallback {
+    fn new(node: &NodeProto, why: String) -> Self {
+        let name = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+        Fallback { name, op: node.op_type.clone(), why }
+    }
+}
+
+/// Quantization of a constant.
+#[derive(Clone)]
+struct ConstQuant<'a> {
+    tensor: &'a TensorProto,
+    scale: Vec<f32>,
+    zero_point: Vec<i32>,
+    axis: i64,
+}
+
+#[derive(Clone)]
+enum Base {
+    Conv { x: TensorId, weights: Arc<Weights>, window: Window, groups: usize },
+    Gemm { x: TensorId, weights: Arc<Weights>, twice: bool },
+    MaxPool { x: TensorId, window: Window },
+    AveragePool { x: TensorId, window: Option<Window>, count_include_pad: bool },
+    Add { a: TensorId, b: TensorId },
+    Same { x: TensorId },
+    Map { x: TensorId, map: Map },
+    Concat { xs: Vec<TensorId> },
+}
+
+#[derive(Clone)]
+struct Pending {
+    node: String,
+    base: Base,
+    residual: Option<TensorId>,
+    clamp: Clamp,
+    flat: bool,
+}
+
+enum Value<'a> {
+    Constant(&'a TensorProto),
+    DequantizedConstant(ConstQuant<'a>),
+    Quantized(TensorId),
+    Real { tensor: TensorId, flat: bool },
+    Pending(Pending),
+}
+
+/// Scales and, where given, the integer type with its zero points.
+type ScaleAndZeroPoint = (Vec<f32>, Option<(DataType, Vec<i32>)>);
+
+/// Weights, the dimensions they have in the file, and whether each row holds two kernels whose sum they are: a Conv takes them so,
+/// a Gemm gets its input twice.
+type Stored = (Weights, Vec<usize>, bool);
+
+/// An operation or the reason why it stays with tract.
+type Match<T> = std::result::Result<T, String>;
+
+#[derive(Default)]
+struct Lowering<'a> {
+    values: HashMap<&'a str, Value<'a>>,
+    /// 1 + the highest region a float value depends on; absent: 0.
+    float_level: HashMap<&'a str, usize>,
+    tensors: Vec<Tensor>,
+    level: Vec<usize>,
+    /// A DequantizeLinear output of each tensor.
+    real_name: Vec<Option<&'a str>>,
+    nodes: Vec<Node>,
+    bridges: HashMap<(TensorId, usize), TensorId>,
+    why: HashMap<usize, String>,
+}
+
+/// Splits a validated model.
+pub fn lower(model: &ModelProto) -> Result<Lowered> {
+    let graph = graph(model)?;
+    let mut l = Lowering::default();
+    for t in &graph.initializer {
+        l.values.insert(&t.name, Value::Constant(t));
+    }
+    for (index, node) in graph.node.iter().enumerate() {
+        match l.visit(node)? {
+            Ok(Some(value)) => {
+                l.values.insert(&node.output[0], value);
+            }
+            Ok(None) => {}
+            Err(why) => {
+                l.why.insert(index, why);
+            }
+        }
+        let level = l.node_level(node);
+        for name in outputs(node) {
+            l.float_level.insert(name, level);
+        }
+    }
+    l.finish(model, graph)
+}
+
+/// Leaves a whole model to tract.
+pub fn keep(model: ModelProto, why: &str) -> Result<Lowered> {
+    let fallbacks = graph(&model)?.node.iter().map(|node| Fallback::new(node, why.to_owned())).collect();
+    Ok(Lowered { regions: vec![], rest: model, fallbacks })
+}
+
+impl<'a> Lowering<'a> {
+    /// What the node's first output is; `Ok(Ok(None))` for a plain float operator, `Ok(Err(why))` for a near miss.
+    fn visit(&mut self, node: &'a NodeProto) -> Result<Match<Option<Value<'a>>>> {
+        if INTEGER_OPS.contains(&(if is_default_domain(&node.domain) { "" } else { &node.domain }, &node.op_type)) {
+            return self.integer_op(node);
+        }
+        if !is_default_domain(&node.domain) || node.output.first().is_none_or(|o| o.is_empty()) {
+            return Ok(Err(format!("operator {} of domain {:?} has no int8 form", node.op_type, node.domain)));
+        }
+        let some = |p: Match<Pending>| p.map(|p| Some(Value::Pending(p)));
+        Ok(match node.op_type.as_str() {
+            "Constant" => Ok(attr(node, "value").and_then(|a| a.t.as_ref()).map(Value::Constant)),
+            "QuantizeLinear" => return self.quantize(node),
+            "DequantizeLinear" => return self.dequantize(node),
+            "Conv" => some(self.conv(node)),
+            "Gemm" => some(self.gemm(node)),
+            "MatMul" => some(self.mat_mul(node)),
+            // Of integers, as QOperator models have it.
+            "MaxPool" | "Flatten" if matches!(self.value(node, 0), Some(Value::Quantized(_))) => return self.integer_view(node),
+            "MaxPool" => some(self.pool(node, true)),
+            "AveragePool" => some(self.pool(node, false)),
+            "GlobalAveragePool" => {
+                some(self.real(node, 0).map(|(x, _)| self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false })))
+            }
+            "ReduceMean" => some(self.reduce_mean(node)),
+            "Add" => some(self.add(node)),
+            "Relu" => some(self.clamp(node, 0.0, f32::INFINITY)),
+            "Clip" => some(self.clip(node)),
+            "Concat" => some(self.concat(node)),
+            "Sigmoid" => some(self.map(node, Function::Sigmoid, false)),
+            "HardSigmoid" => some(self.map(node, operators::hard_sigmoid(node), false)),
+            "HardSwish" => some(self.map(node, Function::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, true)),
+            "Mul" => some(self.gate(node)),
+            "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" => Ok(self.view(node)),
+            op => Err(format!("operator {op} has no int8 form")),
+        })
+    }
+
+    fn value(&self, node: &NodeProto, i: usize) -> Option<&Value<'a>> {
+        self.values.get(node.input.get(i).filter(|s| !s.is_empty())?.as_str())
+    }
+
+    fn constant(&self, node: &NodeProto, i: usize) -> Option<&'a TensorProto> {
+        match self.value(node, i)? {
+            Value::Constant(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The quantized tensor behind input `i`, and whether it is seen as a vector.
+    fn real(&self, node: &NodeProto, i: usize) -> Match<(TensorId, bool)> {
+        match self.value(node, i) {
+            Some(Value::Real { tensor, flat }) => Ok((*tensor, *flat || self.tensors[*tensor].flat)),
+            _ => Err(format!("input {i} is not quantized")),
+        }
+    }
+
+    fn picture(&self, node: &NodeProto, i: usize) -> Match<TensorId> {
+        match self.real(node, i)? {
+            (t, false) => Ok(t),
+            (_, true) => Err(format!("input {i} is a vector")),
+        }
+    }
+
+    fn pending(&self, node: &NodeProto, base: Base) -> Pending {
+        Pending {
+            node: if node.name.is_empty() { node.output[0].clone() } else { node.name.clone() },
+            base,
+            residual: None,
+            clamp: Clamp::default(),
+            flat: false,
+        }
+    }
+
+    fn node_level(&self, node: &NodeProto) -> usize {
+        let of = |name: &str| match self.values.get(name) {
+            Some(Value::Quantized(t) | Value::Real { tensor: t, .. }) => self.level[*t] + 1,
+            Some(Value::Constant(_) | Value::DequantizedConstant(_)) => 0,
+            _ => self.float_level.get(name).copied().unwrap_or(0),
+        };
+        inputs(node).map(of).max().unwrap_or(0)
+    }
+
+    fn new_tensor(&mut self, name: &str, quant: QuantParams, flat: bool, level: usize) -> TensorId {
+        self.tensors.push(Tensor { name: name.to_owned(), quant, flat });
+        self.level.push(level);
+        self.real_name.push(None);
+        self.tensors.len() - 1
+    }
+}
