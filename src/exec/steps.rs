@@ -5,7 +5,7 @@ use crate::graph::Window;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::SimdLevel;
 use crate::kernels::{ConvKernel, Domain, MAX_MR, Requant, TileArgs};
-use crate::plan::{Buffer, Conv, GemmOutput, PooledConv, Step};
+use crate::plan::{Buffer, Conv, GATHER_STEP, Gather, GemmOutput, PooledConv, Step};
 use std::ops::Range;
 
 /// The share of `total` units that `thread` takes.
@@ -88,7 +88,7 @@ unsafe fn run_plain(kernel: &ConvKernel, step: &Step, memory: &Memory, thread: u
             }
             Step::Conv(conv) => {
                 let pixels = conv.dst.shape[0] * conv.dst.shape[1];
-                run_conv(kernel, conv, memory.arena, memory.arena, 0..pixels, share(conv_units(kernel, conv, pixels)));
+                run_conv(kernel, conv, memory, memory.arena, 0..pixels, share(conv_units(kernel, conv, pixels)));
             }
             Step::PooledConv(pooled) => run_pooled_conv(kernel, pooled, memory, share(pooled.dst.shape[0])),
             Step::Winograd(conv) => winograd::run(domain, conv, memory.arena, memory.scratch, thread, threads),
@@ -226,6 +226,8 @@ unsafe fn run_pooled_conv(kernel: &ConvKernel, p: &PooledConv, memory: &Memory, 
     let (between, group) = (&p.conv.dst, p.window.stride[0]);
     let [height, width, _] = between.shape;
     let (strip, row_bytes) = (p.strip_rows(), p.row_bytes());
+    // SAFETY: the scratch holds the strip and what the convolution needs itself.
+    let beyond = Memory { scratch: unsafe { memory.scratch.add(p.strip_bytes()) }, ..*memory };
     // Rows of the convolution below it have been made.
     let mut made = 0;
     for y in rows {
@@ -238,7 +240,7 @@ unsafe fn run_pooled_conv(kernel: &ConvKernel, p: &PooledConv, memory: &Memory, 
             // SAFETY: rows `from..to` are neighbours in the strip, since it holds whole groups, and no tap needs what was there.
             unsafe {
                 let origin = memory.scratch.add(from % strip * row_bytes).wrapping_sub(between.at(from, 0));
-                run_conv(kernel, &p.conv, memory.arena, origin, pixels, 0..units);
+                run_conv(kernel, &p.conv, &beyond, origin, pixels, 0..units);
             }
             from = to;
         }
@@ -395,6 +397,32 @@ unsafe fn locate(args: &mut TileArgs<'_>, conv: &Conv, arena: *mut u8, origin: *
     }
 }
 
+/// Copies what a tile's pixels read to `scratch`, and points its rows there.
+///
+/// # Safety
+/// The tile is located, and the scratch, which is this thread's alone, takes a row of every pixel.
+unsafe fn gather_rows(gather: &Gather, args: &mut TileArgs<'_>, scratch: *mut u8, mr: usize) {
+    for i in 0..mr {
+        // Rows past m repeat the last pixel.
+        let row = scratch.wrapping_add(i.min(args.m - 1) * gather.row);
+        if i < args.m {
+            let mut to = row;
+            for piece in &gather.pieces {
+                // SAFETY: pieces lie in the input's slot, and rows in the scratch, in whole steps.
+                unsafe {
+                    let from = args.rows[i].add(*piece);
+                    for at in (0..gather.len).step_by(GATHER_STEP) {
+                        let bytes = from.add(at).cast::<[u8; GATHER_STEP]>().read();
+                        to.add(at).cast::<[u8; GATHER_STEP]>().write(bytes);
+                    }
+                    to = to.add(gather.len);
+                }
+            }
+        }
+        args.rows[i] = row;
+    }
+}
+
 /// Tiles of `pixels` pixels, times blocks of channels.
 fn conv_units(kernel: &ConvKernel, conv: &Conv, pixels: usize) -> usize {
     pixels.div_ceil(kernel.mr) * conv_blocks(kernel, conv) * conv.groups
@@ -410,7 +438,7 @@ fn conv_blocks(kernel: &ConvKernel, conv: &Conv) -> usize {
 /// # Safety
 /// As [`run`]; the units are this thread's alone, and what they write is there.
 #[inline(never)]
-unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, origin: *mut u8, pixels: Range<usize>, units: Range<usize>) {
+unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, memory: &Memory, origin: *mut u8, pixels: Range<usize>, units: Range<usize>) {
     if units.is_empty() {
         return;
     }
@@ -452,7 +480,10 @@ unsafe fn run_conv(kernel: &ConvKernel, conv: &Conv, arena: *mut u8, origin: *mu
                 located = Some((tile, group));
                 let first = pixels.start + tile * mr;
                 args.m = mr.min(pixels.end - first);
-                locate(&mut args, conv, arena, origin, mr, first, group * in_per_group);
+                locate(&mut args, conv, memory.arena, origin, mr, first, group * in_per_group);
+                if let Some(gather) = &conv.gather {
+                    gather_rows(gather, &mut args, memory.scratch, mr);
+                }
             }
             let first = (block - group * blocks) * nr;
             args.channel = group * out_per_group + first;

@@ -2,7 +2,7 @@
 
 use super::steps::share;
 use crate::kernels::Domain;
-use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, Sums, TILE, Values, transform_input, transform_output};
+use crate::kernels::winograd::{Finish, LANES, OUT_LANES, PATCH, POINTS, Product, Sums, TILE, Values, transform_input, transform_output};
 use crate::plan::{Buffer, Winograd};
 
 /// # Safety
@@ -18,6 +18,7 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
     } else {
         (share(all_tiles, thread, threads), 0..all_blocks)
     };
+    let [row_stride, _] = conv.kernel.strides(depth);
     let v = scratch.cast::<i16>();
     // SAFETY (all blocks below): `v` takes a strip of every point, `m` a batch of one block's products of every point; both
     // lie in the scratch.
@@ -25,30 +26,39 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
     for first in tiles.clone().step_by(conv.strip) {
         let strip = first..(first + conv.strip).min(tiles.end);
         for (row, index) in strip.clone().enumerate() {
-            unsafe { load_tile(domain, conv, arena, conv.tile(index), v.add((row / mr * POINTS * mr + row % mr) * depth)) };
+            unsafe { load_tile(domain, conv, arena, conv.tile(index), v.add(row / mr * POINTS * mr * depth + row % mr * row_stride)) };
         }
         let panel = depth * nr;
         for block in blocks.clone() {
-            let weights = conv.weights[block * POINTS * panel..][..POINTS * panel].as_ptr();
+            let weights = unsafe { conv.weights.as_ptr().add(block * POINTS * panel) };
             for start in (0..strip.len()).step_by(conv.batch) {
                 let batch = start..(start + conv.batch).min(strip.len());
                 for point in 0..POINTS {
                     let needing = conv.needing(point);
                     let rows = batch.start.max(needing.start.saturating_sub(first))..batch.end.min(needing.end.saturating_sub(first));
-                    let mut row = rows.start;
-                    while row < rows.end {
-                        let (group, offset) = (row / mr, row % mr);
-                        let count = (mr - offset).min(rows.end - row);
-                        let v = unsafe { v.add(((group * POINTS + point) * mr + offset) * depth) };
-                        let m = unsafe { m.add((point * conv.batch + row - start) * nr) };
-                        unsafe { (conv.kernel.run)(v, weights.add(point * panel), m, depth, count) };
-                        row += count;
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let (group, offset) = (rows.start / mr, rows.start % mr);
+                    unsafe {
+                        (conv.kernel.run)(Product {
+                            v: v.add((group * POINTS + point) * mr * depth),
+                            group: POINTS * mr * depth,
+                            offset,
+                            rows: rows.len(),
+                            u: weights.add(point * panel),
+                            m: m.add((point * conv.batch + rows.start - start) * nr),
+                            depth,
+                        });
                     }
                 }
+                let point_stride = conv.batch * nr;
                 for row in batch.clone() {
+                    let tile = conv.tile(first + row);
                     for channel in (0..nr).step_by(OUT_LANES) {
-                        let product = |point: usize| unsafe { Sums::load(m.add((point * conv.batch + row - start) * nr + channel)) };
-                        unsafe { store_tile(domain, conv, arena, conv.tile(first + row), block * nr + channel, product) };
+                        let sums = unsafe { m.add((row - start) * nr + channel) };
+                        let product = |point: usize| unsafe { Sums::load(sums.add(point * point_stride)) };
+                        unsafe { store_tile(domain, conv, arena, tile, block * nr + channel, product) };
                     }
                 }
             }
@@ -56,13 +66,15 @@ pub unsafe fn run(domain: Domain, conv: &Winograd, arena: *mut u8, scratch: *mut
     }
 }
 
-/// Transforms one input tile into one row of every point of `v`, which holds groups of `mr` tiles: `[group][point][mr][depth]`.
+/// Transforms one input tile into one row of every point of `v`, which holds groups of `mr` tiles: `[group][point][mr][depth]`, or as
+/// [`WinogradKernel::interleaved`](crate::kernels::winograd::WinogradKernel::interleaved) says.
 ///
 /// # Safety
 /// As [`run`]; `v` is that row of the first point.
 #[inline(always)]
 unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, [ty, tx]: [usize; 2], v: *mut i16) {
     let (src, point_stride) = (&conv.src, conv.kernel.mr * conv.depth);
+    let [_, lanes_stride] = conv.kernel.strides(conv.depth);
     // A partial tile at the bottom or right reads pixels that only outputs outside the picture would use: any will do.
     let rows = src.rows() - 1;
     let columns = src.shape[1] + src.halo[1] + src.halo[3] - 1;
@@ -73,7 +85,7 @@ unsafe fn load_tile(domain: Domain, conv: &Winograd, arena: *const u8, [ty, tx]:
         // SAFETY: pixels lie in the slot; the last channels may read up to LANES − 1 bytes of its slack, or of the next pixel,
         // which meet zero weights.
         let byte = |i: usize, j: usize| unsafe { arena.add(y[i] + x[j] + channel) };
-        let store = |point: usize, values: Values| unsafe { values.store(v.add(point * point_stride + channel)) };
+        let store = |point: usize, values: Values| unsafe { values.store(v.add(point * point_stride + channel / LANES * lanes_stride)) };
         // Decided here, not for every byte.
         match domain {
             Domain::U8 => transform_input(outputs, |i, j| unsafe { Values::widen(Domain::U8, byte(i, j)) }, store),
@@ -99,17 +111,16 @@ unsafe fn store_tile(domain: Domain, conv: &Winograd, arena: *mut u8, tile: [usi
     let finish =
         unsafe { Finish::new(conv.bias[lanes.clone()].as_ptr(), conv.mult[lanes].as_ptr(), conv.requant, conv.residual.map(|(_, p)| p)) };
     let sums = transform_output(outputs, product);
-    // Most tiles are whole: copies without branches are theirs.
-    let whole = n == OUT_LANES && outputs == [TILE; 2];
     // SAFETY: pixels of the picture, of which `n` channels are there; the residual has the output's shape.
     unsafe {
         let out = Pixels::new(dst, tile, channel, arena);
-        let residual = conv.residual.as_ref().map(|(residual, _)| Pixels::new(residual, tile, channel, arena));
-        match (residual, whole) {
-            (None, true) => store_pixels::<false>(domain, &finish, &sums, out, out, [TILE; 2], OUT_LANES),
-            (None, false) => store_pixels::<false>(domain, &finish, &sums, out, out, outputs, n),
-            (Some(residual), true) => store_pixels::<true>(domain, &finish, &sums, residual, out, [TILE; 2], OUT_LANES),
-            (Some(residual), false) => store_pixels::<true>(domain, &finish, &sums, residual, out, outputs, n),
+        // Most tiles are whole: copies without branches are theirs.
+        let whole = n == OUT_LANES && outputs == [TILE; 2];
+        match conv.residual.as_ref().map(|(residual, _)| Pixels::new(residual, tile, channel, arena)) {
+            None if whole => store_whole::<false>(domain, &finish, &sums, out, out),
+            None => store_part::<false>(domain, &finish, &sums, out, out, outputs, n),
+            Some(residual) if whole => store_whole::<true>(domain, &finish, &sums, residual, out),
+            Some(residual) => store_part::<true>(domain, &finish, &sums, residual, out, outputs, n),
         }
     }
 }
@@ -130,21 +141,35 @@ impl Pixels {
         Pixels { first: unsafe { arena.add(buffer.at(y * TILE, x * TILE) + channel) }, step: [buffer.row_stride(), buffer.shape[2]] }
     }
 
-    /// # Safety
-    /// The pixel lies in the buffer.
     #[inline(always)]
-    unsafe fn at(&self, y: usize, x: usize) -> *mut u8 {
-        // SAFETY: as promised.
-        unsafe { self.first.add(y * self.step[0] + x * self.step[1]) }
+    fn at(&self, y: usize, x: usize) -> *mut u8 {
+        self.first.wrapping_add(y * self.step[0] + x * self.step[1])
+    }
+
+    #[inline(always)]
+    fn row(&self, y: usize) -> [*mut u8; TILE] {
+        [self.at(y, 0), self.at(y, 1), self.at(y, 2), self.at(y, 3)]
     }
 }
 
-/// Requantizes and stores the first `n` channels of a tile of `outputs` down and across; adds the residual if `RESIDUAL`.
+/// Requantizes and stores a tile; adds the residual if `RESIDUAL`.
 ///
 /// # Safety
-/// The pixels are there, and no other thread touches those of `out`.
+/// Its pixels are there, and no other thread touches those of `out`.
 #[inline(always)]
-unsafe fn store_pixels<const RESIDUAL: bool>(
+unsafe fn store_whole<const RESIDUAL: bool>(domain: Domain, finish: &Finish, sums: &[[Sums; TILE]; TILE], residual: Pixels, out: Pixels) {
+    for (y, sums) in sums.iter().enumerate() {
+        // SAFETY: as promised.
+        unsafe { finish.pixels::<RESIDUAL, TILE>(domain, sums, residual.row(y).map(|p| p.cast_const()), out.row(y)) };
+    }
+}
+
+/// As [`store_whole`], for the first `n` channels of a tile of `outputs` down and across.
+///
+/// # Safety
+/// As there, for those pixels and channels.
+#[inline(always)]
+unsafe fn store_part<const RESIDUAL: bool>(
     domain: Domain,
     finish: &Finish,
     sums: &[[Sums; TILE]; TILE],
@@ -160,13 +185,13 @@ unsafe fn store_pixels<const RESIDUAL: bool>(
             unsafe {
                 let (residual, out) = (residual.at(i, j), out.at(i, j));
                 if n == OUT_LANES {
-                    finish.pixel::<RESIDUAL>(domain, sums[i][j], residual, out);
+                    finish.pixels::<RESIDUAL, 1>(domain, &[sums[i][j]], [residual], [out]);
                 } else {
                     let (mut before, mut after) = ([0u8; OUT_LANES], [0u8; OUT_LANES]);
                     if RESIDUAL {
                         std::ptr::copy_nonoverlapping(residual, before.as_mut_ptr(), n);
                     }
-                    finish.pixel::<RESIDUAL>(domain, sums[i][j], before.as_ptr(), after.as_mut_ptr());
+                    finish.pixels::<RESIDUAL, 1>(domain, &[sums[i][j]], [before.as_ptr()], [after.as_mut_ptr()]);
                     std::ptr::copy_nonoverlapping(after.as_ptr(), out, n);
                 }
             }

@@ -191,6 +191,8 @@ pub struct ConvKernel {
     pub nr: usize,
     /// Input bytes per step.
     pub kr: usize,
+    /// Steps whose weights lie together, channel by channel: `[unroll][kr]` each. What remains of a run lies step by step.
+    pub unroll: usize,
     /// It can add products in 16 bits, two by two, if weights come with their [`excess`].
     pub pairs: bool,
     /// The product for Winograd convolution, where that can pay.
@@ -244,24 +246,28 @@ pub fn select(isa: Option<&str>) -> crate::Result<&'static ConvKernel> {
 /// Packs one group's weights (`[out][run][bytes]`, given by `weight(out, run, byte)`) for `kernel`.
 /// `run_lens` are the bytes of each run before padding. Returns whole blocks of `nr` channels.
 pub fn pack_weights(kernel: &ConvKernel, out_channels: usize, run_lens: &[usize], weight: impl Fn(usize, usize, usize) -> i8) -> Vec<i8> {
-    let (nr, kr) = (kernel.nr, kernel.kr);
+    let (nr, kr, unroll) = (kernel.nr, kernel.kr, kernel.unroll);
     let steps: usize = run_lens.iter().map(|l| l.div_ceil(kr)).sum();
     let blocks = out_channels.div_ceil(nr);
     let mut packed = vec![0i8; blocks * steps * nr * kr];
     let mut at = 0;
     for block in 0..blocks {
         for (run, &len) in run_lens.iter().enumerate() {
-            for step in 0..len.div_ceil(kr) {
+            let steps = len.div_ceil(kr);
+            let mut step = 0;
+            while step < steps {
+                let together = if step + unroll <= steps { unroll } else { 1 };
                 for j in 0..nr {
                     let out = block * nr + j;
-                    for k in 0..kr {
+                    for k in 0..together * kr {
                         let byte = step * kr + k;
                         if out < out_channels && byte < len {
-                            packed[at + j * kr + k] = weight(out, run, byte);
+                            packed[at + j * together * kr + k] = weight(out, run, byte);
                         }
                     }
                 }
-                at += nr * kr;
+                at += together * nr * kr;
+                step += together;
             }
         }
     }

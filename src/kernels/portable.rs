@@ -14,6 +14,7 @@ pub const PORTABLE: ConvKernel = ConvKernel {
     mr: MR,
     nr: NR,
     kr: 1,
+    unroll: 1,
     pairs: false,
     winograd: None,
     supported: || true,

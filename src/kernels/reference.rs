@@ -11,6 +11,7 @@ pub const SCALAR: ConvKernel = ConvKernel {
     mr: 1,
     nr: 1,
     kr: 1,
+    unroll: 1,
     pairs: false,
     winograd: None,
     supported: || true,

@@ -1,5 +1,6 @@
 //! Every kernel of the registry against the scalar definition, on random tiles.
 
+use super::winograd::{LANES, Product};
 use super::*;
 use proptest::prelude::*;
 
@@ -141,6 +142,29 @@ proptest! {
         let expected = solve(&p, &reference::SCALAR);
         for kernel in registry().iter().filter(|k| (k.supported)() && k.isa != reference::SCALAR.isa) {
             prop_assert_eq!(&solve(&p, kernel), &expected, "{}", kernel.name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    #[test]
+    fn products_equal_the_reference(seed: u64, depth in 1..9usize, rows in 1..40usize, offset in 0..14usize) {
+        for conv in registry().iter().filter(|k| (k.supported)()) {
+            let Some(kernel) = conv.winograd else { continue };
+            let (depth, offset) = (depth * LANES, offset % kernel.mr);
+            let groups = (offset + rows).div_ceil(kernel.mr);
+            let mut state = seed;
+            let mut values = |n: usize| -> Vec<i16> { (0..n).map(|_| random(&mut state) as i16).collect() };
+            let (v, u) = (values(kernel.mr * (groups * depth + LANES)), values(depth * kernel.nr + kernel.read_ahead));
+            let (sums, guard) = (rows * kernel.nr, 64);
+            let mut m = vec![-1; sums + guard];
+            let group = kernel.mr * depth;
+            let product = Product { v: v.as_ptr(), group, offset, rows, u: u.as_ptr(), m: m.as_mut_ptr(), depth };
+            // SAFETY: a supported kernel's; operands are as large as they shall be.
+            unsafe { (kernel.run)(product) };
+            prop_assert_eq!(&m[..sums], &winograd::reference(&kernel, &v, &u, depth, offset, rows)[..], "{}", kernel.name);
+            prop_assert!(m[sums..].iter().all(|&x| x == -1), "{}: wrote outside its tile", kernel.name);
         }
     }
 }

@@ -36,6 +36,10 @@ pub struct WinogradKernel {
     pub nr: usize,
     /// Depth per step: `u` is laid out `[k / kr][nr][kr]`.
     pub kr: usize,
+    /// `v` is laid out `[depth / LANES][mr][LANES]`, so that one load takes a register of every tile; otherwise `[mr][depth]`.
+    pub interleaved: bool,
+    /// Values after the last of `u` that it reads, and does not use.
+    pub read_ahead: usize,
     /// Multiply-accumulates a cycle at peak, over those of the direct kernel: what the planner weighs.
     pub relative_speed: f64,
     /// Transforming one input or output channel of one tile, in multiply-accumulates of the direct kernel.
@@ -43,32 +47,68 @@ pub struct WinogradKernel {
     /// Transformed weights are eight times as large; above this size, reading them costs what multiplying less gains.
     /// For one thread: several gain less time each, and share what memory delivers.
     pub max_weight_bytes: fn() -> usize,
-    /// Computes one block.
+    /// Computes a product.
     ///
     /// # Safety
-    /// The processor supports the kernel. `v` holds `rows ≤ mr` rows of `depth` values, `u` holds `depth·nr` values,
-    /// `m` takes `rows·nr` values; `depth` is a multiple of [`LANES`].
-    pub run: unsafe fn(v: *const i16, u: *const i16, m: *mut i32, depth: usize, rows: usize),
+    /// The processor supports the kernel; operands are as [`Product`] says, and nobody else touches `m`.
+    pub run: unsafe fn(Product),
 }
 
-/// The definition of [`WinogradKernel::run`], for any shape.
-///
-/// # Safety
-/// See [`WinogradKernel::run`].
-#[cfg(test)]
-pub unsafe fn reference<const NR: usize, const KR: usize>(v: *const i16, u: *const i16, m: *mut i32, depth: usize, rows: usize) {
-    for i in 0..rows {
-        for j in 0..NR {
-            let mut sum = 0i32;
-            for k in 0..depth {
-                // SAFETY: within the promised sizes.
-                let (v, u) = unsafe { (*v.add(i * depth + k), *u.add((k / KR * NR + j) * KR + k % KR)) };
-                sum = sum.wrapping_add(i32::from(v).wrapping_mul(i32::from(u)));
-            }
-            // SAFETY: within the promised sizes.
-            unsafe { *m.add(i * NR + j) = sum };
+/// One matrix product, and how much of it is still to do.
+#[derive(Debug)]
+pub struct Product {
+    /// Groups of [`WinogradKernel::mr`] rows of `depth` values. If interleaved, `mr·LANES` values after a group are readable.
+    pub v: *const i16,
+    /// Values from one group of `v` to the next.
+    pub group: usize,
+    /// Rows of the first group that are left out.
+    pub offset: usize,
+    /// Rows to multiply.
+    pub rows: usize,
+    /// `depth·nr` values, and what is read ahead.
+    pub u: *const i16,
+    /// Takes `rows·nr` sums.
+    pub m: *mut i32,
+    /// A multiple of [`LANES`], not 0.
+    pub depth: usize,
+}
+
+impl Product {
+    /// The next rows that lie in one group, for a kernel: where they and their sums lie, and how many there are.
+    #[inline(always)]
+    pub fn next(&mut self, kernel: &WinogradKernel) -> Option<(*const i16, *mut i32, usize)> {
+        if self.rows == 0 {
+            return None;
         }
+        let count = self.rows.min(kernel.mr - self.offset);
+        let [row, _] = kernel.strides(self.depth);
+        let next = (self.v.wrapping_add(self.offset * row), self.m, count);
+        self.v = self.v.wrapping_add(self.group);
+        self.m = self.m.wrapping_add(count * kernel.nr);
+        (self.offset, self.rows) = (0, self.rows - count);
+        Some(next)
     }
+}
+
+impl WinogradKernel {
+    /// From one row of `v` to the next, and from [`LANES`] values of a row to the next ones.
+    #[inline(always)]
+    pub fn strides(&self, depth: usize) -> [usize; 2] {
+        if self.interleaved { [LANES, self.mr * LANES] } else { [depth, LANES] }
+    }
+}
+
+/// The definition of [`WinogradKernel::run`], for any kernel: the sums of rows `offset..offset + rows` of `v`, whose groups lie one
+/// after another.
+#[cfg(test)]
+pub fn reference(kernel: &WinogradKernel, v: &[i16], u: &[i16], depth: usize, offset: usize, rows: usize) -> Vec<i32> {
+    let (mr, nr, kr, [row, lanes]) = (kernel.mr, kernel.nr, kernel.kr, kernel.strides(depth));
+    let term = |i: usize, j: usize, k: usize| {
+        let v = v[i / mr * mr * depth + i % mr * row + k / LANES * lanes + k % LANES];
+        i32::from(v).wrapping_mul(i32::from(u[(k / kr * nr + j) * kr + k % kr]))
+    };
+    let sum = |i: usize, j: usize| (0..depth).fold(0i32, |sum, k| sum.wrapping_add(term(i, j, k)));
+    (offset * nr..(offset + rows) * nr).map(|at| sum(at / nr, at % nr)).collect()
 }
 
 /// True if a 3×3 filter of these weights (all channels of one output) gives `|Σ w·x| < 2²⁵` for all bytes `x`.
@@ -93,11 +133,12 @@ pub fn transform_filter(g: [i8; 9]) -> [i16; POINTS] {
     out
 }
 
-/// Packs `[out][depth][3][3]` weights to `[out / nr][point][depth / kr][nr][kr]`; depth padded to [`LANES`].
+/// Packs `[out][depth][3][3]` weights to `[out / nr][point][depth / kr][nr][kr]`, depth padded to [`LANES`], and zeros for what the
+/// kernel reads ahead.
 pub fn pack(kernel: &WinogradKernel, weights: &[i8], out: usize, depth: usize) -> Vec<i16> {
     let (nr, kr, padded) = (kernel.nr, kernel.kr, depth.next_multiple_of(LANES));
     let panel = padded * nr;
-    let mut packed = vec![0i16; out.div_ceil(nr) * POINTS * panel];
+    let mut packed = vec![0i16; out.div_ceil(nr) * POINTS * panel + kernel.read_ahead];
     for (index, g) in weights.as_chunks::<9>().0.iter().enumerate() {
         let (o, k) = (index / depth, index % depth);
         let base = o / nr * POINTS * panel + (k / kr * nr + o % nr) * kr + k % kr;
@@ -365,12 +406,28 @@ mod plain {
             Finish { bias, mult, requant, residual: residual.unwrap_or(ResidualParams { zero_point: 0, mult: 0.0 }) }
         }
 
-        /// Requantizes and stores one pixel, to which `residual` is added if `RESIDUAL` (see [`crate::kernels`]).
+        /// Requantizes and stores pixels, to which their `residual`s are added if `RESIDUAL` (see [`crate::kernels`]).
         ///
         /// # Safety
-        /// `out` is writable for [`Sums::LANES`] bytes, and `residual` readable if `RESIDUAL`.
+        /// `out` is writable for [`Sums::LANES`] bytes each, and `residual` readable if `RESIDUAL`.
         #[inline(always)]
-        pub unsafe fn pixel<const RESIDUAL: bool>(&self, domain: Domain, sums: Sums, residual: *const u8, out: *mut u8) {
+        pub unsafe fn pixels<const RESIDUAL: bool, const N: usize>(
+            &self,
+            domain: Domain,
+            sums: &[Sums; N],
+            residual: [*const u8; N],
+            out: [*mut u8; N],
+        ) {
+            for i in 0..N {
+                // SAFETY: as promised.
+                unsafe { self.pixel::<RESIDUAL>(domain, sums[i], residual[i], out[i]) };
+            }
+        }
+
+        /// # Safety
+        /// As [`Self::pixels`].
+        #[inline(always)]
+        unsafe fn pixel<const RESIDUAL: bool>(&self, domain: Domain, sums: Sums, residual: *const u8, out: *mut u8) {
             let mut real = [0f32; Sums::LANES];
             for i in 0..Sums::LANES {
                 real[i] = sums.0[i].wrapping_add(self.bias[i]) as f32 * self.mult[i];

@@ -1,7 +1,7 @@
 //! The planner: one pass for shapes, one for halos, one for lifetimes, one that makes the steps.
 
 use super::arena::{self, Request};
-use super::{Blob, Buffer, Conv, Excess, GemmOutput, PooledConv, Port, Program, Step, StepInfo, Winograd, strip_rows};
+use super::{Blob, Buffer, Conv, Excess, GATHER_STEP, Gather, GemmOutput, PooledConv, Port, Program, Step, StepInfo, Winograd, strip_rows};
 use crate::graph::{Clamp, DType, Graph, Node, Op, QuantParams, TensorId, Weights, Window};
 use crate::kernels::winograd::{LANES, POINTS, TILE, WinogradKernel, is_exact, pack};
 use crate::kernels::{ConvKernel, Domain, Requant, ResidualParams, Run, SLACK, excess, pack_weights};
@@ -16,6 +16,9 @@ const BATCH_BYTES: usize = 72 << 10;
 const LINE: usize = 64;
 /// Weights that stay in the first-level cache beside what else a tile needs.
 const TOGETHER_BYTES: usize = 20 << 10;
+
+/// Runs that are longer than this are as fast where they lie as in one.
+const GATHERED_BYTES: usize = 64;
 
 /// Rows between a convolution and its max-pool that fit a second-level cache beside weights and input.
 const POOLED_BYTES: usize = 128 << 10;
@@ -197,6 +200,13 @@ fn infer_shapes(graph: &Graph, sources: &[Port]) -> Result<Vec<Shape>> {
         }
     }
     shapes.into_iter().map(|s| s.ok_or_else(|| Error::Shape("a tensor is never made".into()))).collect()
+}
+
+/// Runs of `len` bytes each as one, which is gathered from them.
+fn join(runs: &[Run], len: usize, kr: usize) -> (Vec<Run>, Option<Gather>) {
+    let steps = (runs.len() * len).div_ceil(kr);
+    let row = (steps * kr).max((runs.len() - 1) * len + len.next_multiple_of(GATHER_STEP)).next_multiple_of(GATHER_STEP);
+    (vec![Run { offset: 0, steps }], Some(Gather { pieces: runs.iter().map(|r| r.offset).collect(), len, row }))
 }
 
 /// Convolutions, and the max-pools that alone read them, that run as one [`PooledConv`]: indices of both nodes.
@@ -490,11 +500,15 @@ impl Builder<'_> {
                 steps: run_len.div_ceil(kernel.kr),
             })
             .collect();
-        let run_lens = vec![run_len; runs.len()];
+        let worth = kernel.unroll > 1 && runs.len() > 1 && run_len < GATHERED_BYTES && out_per_group >= 2 * kernel.nr;
+        let (runs, gather) = if groups == 1 && worth { join(&runs, run_len, kernel.kr) } else { (runs, None) };
+        let pieces = gather.as_ref().map_or(1, |g| g.pieces.len());
+        let run_lens = vec![pieces * run_len; runs.len()];
         let blocks = out_per_group.div_ceil(kernel.nr);
         let (mut packed, mut bias, mut mult) = (Vec::new(), Vec::new(), Vec::new());
         for group in 0..groups {
             packed.extend(pack_weights(kernel, out_per_group, &run_lens, |o, run, byte| {
+                let (run, byte) = (run * pieces + byte / run_len, byte % run_len);
                 let (row, kx, c) = (run / runs_x, run % runs_x + byte / channels, byte % channels);
                 let of_kernel = row / kh * (channels * kh * kw);
                 weights.data[(group * out_per_group + o) * weights.per_out + of_kernel + (c * kh + row % kh) * kw + kx]
@@ -522,6 +536,7 @@ impl Builder<'_> {
             block_len,
             together: if packed.len() > src.len() { few } else { groups * blocks },
             runs,
+            gather,
             excess,
             narrow,
             saturates: requant.saturates(kernel.domain, &mult, residual.as_ref().map(|(_, p)| p)),

@@ -2,7 +2,7 @@
 //! because steps and kernels trust the plan.
 
 use super::build::MAX_ARENA;
-use super::{Buffer, Conv, Excess, GemmOutput, PooledConv, Port, Program, Step, Winograd};
+use super::{Buffer, Conv, Excess, GATHER_STEP, Gather, GemmOutput, PooledConv, Port, Program, Step, Winograd};
 use crate::graph::Window;
 use crate::kernels::excess::ENTRY;
 use crate::kernels::winograd::{LANES, POINTS, TILE};
@@ -167,8 +167,22 @@ impl Program {
         let mut steps = 0usize;
         for run in &c.runs {
             ensure(run.offset <= MAX_ARENA && run.steps <= MAX_ARENA, "a run is out of range")?;
-            ensure(first + run.offset + run.steps * kr <= c.src.len() + SLACK, "it reads outside its input")?;
+            let inside = match &c.gather {
+                None => first + run.offset + run.steps * kr <= c.src.len() + SLACK,
+                Some(gather) => run.offset + run.steps * kr <= gather.row,
+            };
+            ensure(inside, "it reads outside its input")?;
             steps += run.steps;
+        }
+        if let Some(Gather { pieces, len, row }) = &c.gather {
+            let copied = len.next_multiple_of(GATHER_STEP);
+            ensure(
+                c.groups == 1 && [*len, *row, pieces.len()].iter().all(|&n| (1..=MAX_DIM).contains(&n)),
+                "what it gathers is out of range",
+            )?;
+            ensure((pieces.len() - 1) * len + copied <= *row, "what it gathers has no room")?;
+            let inside = pieces.iter().all(|&p| p <= MAX_ARENA && first + p + copied <= c.src.len() + SLACK);
+            ensure(inside, "it gathers from outside its input")?;
         }
         let blocks = c.groups * (out / c.groups).div_ceil(nr);
         ensure(c.block_len == steps * nr * kr && c.weights.len() == blocks * c.block_len, "its weights have another size")?;
@@ -195,7 +209,7 @@ impl Program {
         )?;
         ensure([c.strip, c.batch].iter().all(|&n| n > 0 && n <= MAX_DIM && n.is_multiple_of(mr)), "its strips are not whole products")?;
         let blocks = out.div_ceil(nr);
-        ensure(c.weights.len() == blocks * POINTS * c.depth * nr, "its weights have another size")?;
+        ensure(c.weights.len() == blocks * POINTS * c.depth * nr + c.kernel.read_ahead, "its weights have another size")?;
         ensure(c.bias.len() == blocks * nr && c.mult.len() == blocks * nr, "its channels have another number")
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// First bytes of a compiled program.
 pub const MAGIC: [u8; 8] = *b"EDGEPROG";
 /// Version of the layout.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Bytes before the header.
 const PRELUDE: usize = 32;
 /// Alignment of every array: a cache line.

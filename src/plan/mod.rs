@@ -12,7 +12,7 @@ pub use file::{Compiled, Fingerprint, is_compiled, open, save};
 
 use crate::graph::Window;
 use crate::kernels::winograd::{PATCH, POINTS, TILE, WinogradKernel, points};
-use crate::kernels::{ConvKernel, Requant, ResidualParams, Run, excess};
+use crate::kernels::{ConvKernel, MAX_MR, Requant, ResidualParams, Run, SLACK, excess};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -71,8 +71,10 @@ pub struct Conv {
     pub stride: [usize; 2],
     /// Channel groups.
     pub groups: usize,
-    /// What one output pixel reads, from its first tap.
+    /// What one output pixel reads, from its first tap, or where that is gathered.
     pub runs: Vec<Run>,
+    /// Copies a pixel's input together, where it lies in many short pieces.
+    pub gather: Option<Gather>,
     /// `[group][block]` packed weights.
     #[serde(skip)]
     pub weights: Blob<i8>,
@@ -97,6 +99,11 @@ pub struct Conv {
 }
 
 impl Conv {
+    /// What each thread needs for gathered input.
+    fn scratch_bytes(&self) -> usize {
+        self.gather.as_ref().map_or(0, |g| MAX_MR * g.row + SLACK)
+    }
+
     /// See [`Step::blobs`].
     fn blobs(&mut self) -> Vec<&mut dyn blob::AnyBlob> {
         let mut blobs: Vec<&mut dyn blob::AnyBlob> = vec![&mut self.weights, &mut self.bias, &mut self.mult];
@@ -106,6 +113,21 @@ impl Conv {
         blobs
     }
 }
+
+/// What a kernel reads of a pixel, if it is copied together first: a stem's seven pieces of 21 bytes are one run of 147.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Gather {
+    /// Where the pieces lie, from the pixel's first tap.
+    pub pieces: Vec<usize>,
+    /// Bytes of each. They are copied one after another, in whole steps of [`GATHER_STEP`], of which the next piece overwrites
+    /// what is too much.
+    pub len: usize,
+    /// Bytes from one pixel to the next.
+    pub row: usize,
+}
+
+/// Bytes that are copied at once.
+pub const GATHER_STEP: usize = 16;
 
 /// [`excess::Excess`], owned or mapped.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -156,6 +178,11 @@ impl PooledConv {
     /// window may begin in the middle of such a group.
     pub fn strip_rows(&self) -> usize {
         strip_rows(&self.window)
+    }
+
+    /// Bytes of those rows, in whole cache lines.
+    pub fn strip_bytes(&self) -> usize {
+        (self.strip_rows() * self.row_bytes()).next_multiple_of(64)
     }
 
     /// Bytes of a row of the convolution's output.
@@ -388,7 +415,8 @@ impl Step {
     fn scratch_bytes(&self) -> usize {
         match self {
             Step::Winograd(conv) => conv.scratch_bytes(),
-            Step::PooledConv(p) => p.strip_rows() * p.row_bytes(),
+            Step::Conv(conv) => conv.scratch_bytes(),
+            Step::PooledConv(p) => p.strip_bytes() + p.conv.scratch_bytes(),
             _ => 0,
         }
     }

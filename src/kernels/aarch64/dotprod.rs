@@ -20,6 +20,7 @@ pub const DOTPROD: ConvKernel = ConvKernel {
     mr: MR,
     nr: NR,
     kr: 4,
+    unroll: 1,
     pairs: false,
     winograd: None,
     supported: || std::arch::is_aarch64_feature_detected!("dotprod"),

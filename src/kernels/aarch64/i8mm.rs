@@ -20,6 +20,7 @@ pub const I8MM: ConvKernel = ConvKernel {
     mr: MR,
     nr: NR,
     kr: 8,
+    unroll: 1,
     pairs: false,
     winograd: None,
     supported: || std::arch::is_aarch64_feature_detected!("i8mm"),

@@ -115,14 +115,26 @@ impl Finish {
         unsafe { Finish { bias: Sums::load(bias), epilogue: Epilogue::new(mult, requant, residual) } }
     }
 
-    /// Requantizes and stores one pixel, to which `residual` is added if `RESIDUAL` (see [`crate::kernels`]).
+    /// Requantizes and stores pixels, to which their `residual`s are added if `RESIDUAL` (see [`crate::kernels`]).
     ///
     /// # Safety
-    /// `out` is writable for [`Sums::LANES`] bytes, and `residual` readable if `RESIDUAL`; this was made with its parameters.
+    /// `out` is writable for [`Sums::LANES`] bytes each, and `residual` readable if `RESIDUAL`; this was made with its parameters.
     #[inline(always)]
-    pub unsafe fn pixel<const RESIDUAL: bool>(&self, domain: Domain, sums: Sums, residual: *const u8, out: *mut u8) {
+    pub unsafe fn pixels<const RESIDUAL: bool, const N: usize>(
+        &self,
+        domain: Domain,
+        sums: &[Sums; N],
+        residual: [*const u8; N],
+        out: [*mut u8; N],
+    ) {
         debug_assert_eq!(domain, Domain::S8, "the domain of every kernel here");
-        // SAFETY: as promised.
-        unsafe { vst1_s8(out.cast(), self.epilogue.pixel(sums.plus(self.bias).0, || vld1_s8(residual.cast()))) };
+        // SAFETY: as promised. All loads come first and all stores last, so that what lies between can take turns.
+        unsafe {
+            let residual = residual.map(|r| if RESIDUAL { vld1_s8(r.cast()) } else { vdup_n_s8(0) });
+            let bytes: [_; N] = std::array::from_fn(|i| self.epilogue.pixel(sums[i].plus(self.bias).0, || residual[i]));
+            for (out, bytes) in out.into_iter().zip(bytes) {
+                vst1_s8(out.cast(), bytes);
+            }
+        }
     }
 }

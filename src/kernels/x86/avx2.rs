@@ -15,6 +15,7 @@ pub const AVX2: ConvKernel = ConvKernel {
     mr: 6,
     nr: 16,
     kr: 4,
+    unroll: 1,
     pairs: true,
     winograd: Some(AVX2_WINOGRAD),
     supported: || is_x86_feature_detected!("avx2"),

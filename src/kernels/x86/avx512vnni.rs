@@ -15,6 +15,7 @@ pub const VNNI512: ConvKernel = ConvKernel {
     mr: 14,
     nr: 32,
     kr: 4,
+    unroll: 1,
     pairs: false,
     winograd: Some(AVX512VNNI_WINOGRAD),
     supported: || {

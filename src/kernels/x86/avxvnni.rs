@@ -15,6 +15,7 @@ pub const VNNI256: ConvKernel = ConvKernel {
     mr: 6,
     nr: 16,
     kr: 4,
+    unroll: 1,
     pairs: false,
     winograd: Some(AVXVNNI_WINOGRAD),
     supported: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),

@@ -1,6 +1,6 @@
 //! The i16 products of exact Winograd convolution: VPDPWSSD, and VPMADDWD where there is none.
 
-use crate::kernels::winograd::WinogradKernel;
+use crate::kernels::winograd::{Product, WinogradKernel};
 use std::arch::{asm, x86_64::*};
 
 /// VPDPWSSD, 14 tiles × 32 channels.
@@ -9,6 +9,8 @@ pub const AVX512VNNI_WINOGRAD: WinogradKernel = WinogradKernel {
     mr: 14,
     nr: 32,
     kr: 2,
+    interleaved: false,
+    read_ahead: 0,
     relative_speed: 0.5,
     transform_cost: [400.0, 1000.0],
     // Zen 5 and Sapphire Rapids, which have AVX-VNNI as well, make 512 bits of products at once. Others take twice as long,
@@ -23,6 +25,8 @@ pub const AVXVNNI_WINOGRAD: WinogradKernel = WinogradKernel {
     mr: 6,
     nr: 16,
     kr: 2,
+    interleaved: false,
+    read_ahead: 0,
     relative_speed: 0.4,
     transform_cost: [400.0, 1000.0],
     max_weight_bytes: || 4 << 20,
@@ -35,18 +39,19 @@ pub const AVX2_WINOGRAD: WinogradKernel = WinogradKernel { relative_speed: 1.2, 
 /// # Safety
 /// See [`WinogradKernel::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn vnni512_product(v: *const i16, u: *const i16, m: *mut i32, depth: usize, rows: usize) {
-    // SAFETY: the contract is the same for every height that is no more than `rows`.
-    unsafe {
+unsafe fn vnni512_product(mut p: Product) {
+    let (u, depth) = (p.u, p.depth);
+    while let Some((v, m, rows)) = p.next(&AVX512VNNI_WINOGRAD) {
         let mut done = 0;
         while done < rows {
-            let (v, m) = (v.add(done * depth), m.add(done * 32));
+            let (v, m) = (v.wrapping_add(done * depth), m.wrapping_add(done * 32));
+            // SAFETY: the contract is the same for every height that is no more than `rows`.
             done += match rows - done {
-                14.. => vnni512_product_rows::<14>(v, u, m, depth),
-                12..14 => vnni512_product_rows::<12>(v, u, m, depth),
-                7..12 => vnni512_product_rows::<7>(v, u, m, depth),
-                4..7 => vnni512_product_rows::<4>(v, u, m, depth),
-                _ => vnni512_product_rows::<1>(v, u, m, depth),
+                14.. => unsafe { vnni512_product_rows::<14>(v, u, m, depth) },
+                12..14 => unsafe { vnni512_product_rows::<12>(v, u, m, depth) },
+                7..12 => unsafe { vnni512_product_rows::<7>(v, u, m, depth) },
+                4..7 => unsafe { vnni512_product_rows::<4>(v, u, m, depth) },
+                _ => unsafe { vnni512_product_rows::<1>(v, u, m, depth) },
             };
         }
     }
@@ -90,16 +95,17 @@ unsafe fn vnni512_product_rows<const MR: usize>(v: *const i16, u: *const i16, m:
 /// # Safety
 /// See [`WinogradKernel::run`].
 #[target_feature(enable = "avx2")]
-unsafe fn avx2_product(v: *const i16, u: *const i16, m: *mut i32, depth: usize, rows: usize) {
-    // SAFETY: the contract is the same for every height that is no more than `rows`.
-    unsafe {
+unsafe fn avx2_product(mut p: Product) {
+    let (u, depth) = (p.u, p.depth);
+    while let Some((v, m, rows)) = p.next(&AVXVNNI_WINOGRAD) {
         let mut done = 0;
         while done < rows {
-            let (v, m) = (v.add(done * depth), m.add(done * 16));
+            let (v, m) = (v.wrapping_add(done * depth), m.wrapping_add(done * 16));
+            // SAFETY: the contract is the same for every height that is no more than `rows`.
             done += match rows - done {
-                6.. => avx2_product_rows::<6>(v, u, m, depth),
-                3..6 => avx2_product_rows::<3>(v, u, m, depth),
-                _ => avx2_product_rows::<1>(v, u, m, depth),
+                6.. => unsafe { avx2_product_rows::<6>(v, u, m, depth) },
+                3..6 => unsafe { avx2_product_rows::<3>(v, u, m, depth) },
+                _ => unsafe { avx2_product_rows::<1>(v, u, m, depth) },
             };
         }
     }
