@@ -175,11 +175,11 @@ impl Program {
             steps += run.steps;
         }
         if let Some(Gather { pieces, len, row }) = &c.gather {
-            let copied = len.next_multiple_of(GATHER_STEP);
             ensure(
                 c.groups == 1 && [*len, *row, pieces.len()].iter().all(|&n| (1..=MAX_DIM).contains(&n)),
                 "what it gathers is out of range",
             )?;
+            let copied = len.next_multiple_of(GATHER_STEP);
             ensure((pieces.len() - 1) * len + copied <= *row, "what it gathers has no room")?;
             let inside = pieces.iter().all(|&p| p <= MAX_ARENA && first + p + copied <= c.src.len() + SLACK);
             ensure(inside, "it gathers from outside its input")?;

@@ -95,7 +95,7 @@ unsafe fn zmm_finish_whole<const MR: usize, const ADD: bool>(t: &TileArgs<'_>, a
     // SAFETY: `mult` holds 32 entries; residual and output hold as many bytes.
     unsafe {
         let mult = [_mm512_loadu_ps(t.mult.as_ptr()), _mm512_loadu_ps(t.mult.as_ptr().add(16))];
-        let zero_point = _mm512_set1_epi32(t.requant.zero_point);
+        let zero_point = _mm512_set1_epi16(t.requant.zero_point as i16);
         let (residual_zero, residual_mult) = match t.residual_params {
             Some(p) if ADD => (_mm512_set1_epi32(p.zero_point), _mm512_set1_ps(p.mult)),
             _ => (_mm512_setzero_si512(), _mm512_setzero_ps()),
@@ -110,15 +110,21 @@ unsafe fn zmm_finish_whole<const MR: usize, const ADD: bool>(t: &TileArgs<'_>, a
                     let r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(r), residual_zero);
                     v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(r), residual_mult));
                 }
-                _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point)
+                _mm512_cvtps_epi32(v)
             }};
+        }
+        // The zero point is added to two halves at once: what saturates on the way saturates in the end.
+        macro_rules! words {
+            ($i:expr) => {
+                _mm512_adds_epi16(_mm512_packs_epi32(whole!($i, 0), whole!($i, 1)), zero_point)
+            };
         }
         macro_rules! pairs {
             ($($pair:literal)*) => {$(
                 if 2 * $pair < MR {
                     let (first, second) = (2 * $pair, if 2 * $pair + 1 < MR { 2 * $pair + 1 } else { 2 * $pair });
-                    let low = _mm512_packs_epi32(whole!(first, 0), whole!(first, 1));
-                    let high = if second > first { _mm512_packs_epi32(whole!(second, 0), whole!(second, 1)) } else { low };
+                    let low = words!(first);
+                    let high = if second > first { words!(second) } else { low };
                     let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
                     _mm256_storeu_si256(t.out[first].add(t.channel).cast(), _mm512_castsi512_si256(bytes));
                     if second > first {

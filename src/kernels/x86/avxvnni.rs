@@ -1,7 +1,6 @@
 //! VPDPBUSD on 256-bit registers.
 
 use super::epilogue::{ymm_bias, ymm_finish};
-use super::settled;
 use super::winograd::AVXVNNI_WINOGRAD;
 use crate::kernels::{ConvKernel, Domain, SimdLevel, TileArgs};
 use std::arch::x86_64::*;
@@ -44,6 +43,6 @@ unsafe fn vnni256_tile(t: &TileArgs<'_>) {
                 }
             }
         }
-        ymm_finish(t, &settled(&acc));
+        ymm_finish(t, &acc);
     }
 }
