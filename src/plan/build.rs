@@ -17,8 +17,10 @@ const LINE: usize = 64;
 /// Weights that stay in the first-level cache beside what else a tile needs.
 const TOGETHER_BYTES: usize = 20 << 10;
 
-/// Runs that are longer than this are as fast where they lie as in one.
-const GATHERED_BYTES: usize = 64;
+/// Runs from this length on are as fast where they lie as in one.
+const LONG_RUN: usize = 64;
+/// What is gathered of a pixel, at most: sixteen pixels' take half of a small core's first-level cache.
+const GATHERED_BYTES: usize = 1024;
 
 /// Rows between a convolution and its max-pool that fit a second-level cache beside weights and input.
 const POOLED_BYTES: usize = 128 << 10;
@@ -500,8 +502,9 @@ impl Builder<'_> {
                 steps: run_len.div_ceil(kernel.kr),
             })
             .collect();
-        let worth = kernel.unroll > 1 && runs.len() > 1 && run_len < GATHERED_BYTES && out_per_group >= 2 * kernel.nr;
-        let (runs, gather) = if groups == 1 && worth { join(&runs, run_len, kernel.kr) } else { (runs, None) };
+        let short = runs.len() > 1 && run_len < LONG_RUN && runs.len() * run_len <= GATHERED_BYTES;
+        let worth = kernel.unroll > 1 && groups == 1 && out_per_group >= 2 * kernel.nr;
+        let (runs, gather) = if short && worth { join(&runs, run_len, kernel.kr) } else { (runs, None) };
         let pieces = gather.as_ref().map_or(1, |g| g.pieces.len());
         let run_lens = vec![pieces * run_len; runs.len()];
         let blocks = out_per_group.div_ceil(kernel.nr);
