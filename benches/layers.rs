@@ -3,9 +3,10 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edge_infer::exec::{Executor, Pool};
-use edge_infer::graph::{Clamp, DType, Graph, Node, Op, QuantParams, Tensor, Weights, Window};
+use edge_infer::graph::{Clamp, DType, QuantParams, Tensor, Weights, Window};
 use edge_infer::kernels;
 use edge_infer::model::ISA_VARIABLE;
+use edge_infer::ops::{AveragePool, Conv, Dequantize, Graph, Node, Quantize};
 use edge_infer::plan::{self, Policy};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,19 +65,19 @@ fn graph((channels, _, kernel, stride, out, residual): Shape) -> Graph {
     let node = |name: &str, op, inputs, output| Node { name: name.into(), op, inputs, output: Some(output) };
     let relu = Clamp { lo: 0.0, hi: f32::INFINITY };
     let mut tensors = vec![tensor("x", false)];
-    let mut nodes = vec![node("x", Op::Quantize { source: "x".into() }, vec![], 0)];
+    let mut nodes = vec![node("x", Quantize { source: "x".into() }.into(), vec![], 0)];
     let mut inputs = vec![0];
     if residual {
         tensors.push(tensor("r", false));
-        nodes.push(node("r", Op::Quantize { source: "r".into() }, vec![], 1));
+        nodes.push(node("r", Quantize { source: "r".into() }.into(), vec![], 1));
         inputs.push(1);
     }
     let y = tensors.len();
     tensors.extend([tensor("y", false), tensor("pooled", true)]);
     nodes.extend([
-        node("conv", Op::Conv { weights, window, groups: 1, residual, clamp: relu }, inputs, y),
-        node("pool", Op::AveragePool { window: None, count_include_pad: false, clamp: Clamp::default() }, vec![y], y + 1),
-        Node { name: "out".into(), op: Op::Dequantize { target: "out".into() }, inputs: vec![y + 1], output: None },
+        node("conv", Conv { weights, window, groups: 1, residual, clamp: relu }.into(), inputs, y),
+        node("pool", AveragePool { window: None, count_include_pad: false, clamp: Clamp::default() }.into(), vec![y], y + 1),
+        Node { name: "out".into(), op: Dequantize { target: "out".into() }.into(), inputs: vec![y + 1], output: None },
     ]);
     Graph { tensors, nodes }
 }
@@ -92,7 +93,11 @@ fn layers(c: &mut Criterion) {
         let source = |name: &str| Ok(if name == "x" { vec![1, channels, side, side] } else { vec![1, out, out_side, out_side] });
         let program = plan::build(&graph, kernel, Policy::Fastest, 1, source).expect("a plan");
         let step = graph.nodes.iter().position(|n| n.name == "conv").expect("the convolution");
-        let name = format!("{channels}x{side} {k}x{k}s{stride} {out}{} {}", if residual { " +res" } else { "" }, program.info[step].kernel);
+        let name = format!(
+            "{channels}x{side} {k}x{k}s{stride} {out}{} {}",
+            if residual { " +res" } else { "" },
+            program.kernels().nth(step).unwrap_or_default()
+        );
         let mut executor = Executor::new(Arc::new(program), pool.clone());
         let sizes = [channels * side * side, out * out_side * out_side];
         let data = sizes.map(|n| (0..n).map(|i| ((i * 31) % 257) as f32 * 0.05).collect::<Vec<f32>>());

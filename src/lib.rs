@@ -15,7 +15,10 @@ pub mod import;
 pub mod kernels;
 pub mod metadata;
 pub mod model;
+pub mod ops;
+pub mod pixels;
 pub mod plan;
+pub mod program;
 pub mod report;
 pub mod source;
 

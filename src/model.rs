@@ -1,10 +1,11 @@
 //! The library's front door: load a model, run it.
 
-use crate::exec::{Pixels, Pool};
+use crate::exec::{self, Pool};
 use crate::import::{self, Engine, Imported, import};
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
-use crate::plan::{self, Policy};
+use crate::pixels::Pixels;
+use crate::plan::Policy;
 use crate::report::{NodeReport, Report};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -41,8 +42,8 @@ fn engine(options: &LoadOptions, isa: Option<&str>) -> Result<Engine> {
 /// It serves this version of the program and the instruction set of `options`, and is tuned for its threads.
 pub fn compile(model: &Path, output: &Path, options: &LoadOptions) -> Result<()> {
     let variable = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
-    let mut compiled = import::compile(model, &engine(options, options.isa.as_deref().or(variable.as_deref()))?)?;
-    plan::save(output, &mut compiled)
+    let compiled = import::compile(model, &engine(options, options.isa.as_deref().or(variable.as_deref()))?)?;
+    exec::save(output, compiled)
 }
 
 /// A model, ready to run one picture at a time.
@@ -68,7 +69,7 @@ impl Model {
         let isa = options.isa.clone().or_else(|| std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty()));
         let engine = engine(options, isa.as_deref())?;
         let imported = import(path, &engine)?;
-        let kernel = imported.programs.first().map_or(engine.kernel, |p| p.kernel);
+        let kernel = imported.programs.first().map_or(engine.kernel, |p| p.kernel());
         match isa {
             Some(isa) if isa != kernel.isa => {
                 Err(Error::Usage(format!("{} is compiled for {}, not for {isa}; give the ONNX file", path.display(), kernel.isa)))
@@ -121,7 +122,7 @@ impl Model {
     /// What runs where.
     pub fn report(&self) -> Report {
         let programs = &self.imported.programs;
-        let regions = programs.iter().flat_map(|p| &p.info).map(|i| NodeReport {
+        let regions = programs.iter().flat_map(|p| p.info()).map(|i| NodeReport {
             name: i.name.clone(),
             op: i.op.clone(),
             runs_on: i.kernel.clone(),
@@ -152,7 +153,7 @@ impl Model {
             threads: self.threads(),
             int8_macs: nodes.iter().map(|n| n.macs).sum(),
             weight_bytes: nodes.iter().map(|n| n.weight_bytes).sum(),
-            arena_bytes: programs.iter().map(|p| p.arena_bytes as u64).sum(),
+            arena_bytes: programs.iter().map(|p| p.arena_bytes() as u64).sum(),
             regions: programs.len(),
             nodes,
         }

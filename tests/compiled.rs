@@ -1,7 +1,7 @@
 //! Compiled programs: the same results as the model they come from, and no harm from a file that is stale, damaged or hostile.
 
 use edge_infer::model::{LoadOptions, Model, compile};
-use edge_infer::{Error, plan};
+use edge_infer::{Error, exec};
 use std::path::{Path, PathBuf};
 
 const PRELUDE: usize = 32;
@@ -60,7 +60,7 @@ fn a_stale_or_damaged_program_beside_a_model_is_ignored() {
     let mut bytes = std::fs::read(&model).unwrap();
     bytes.extend([0x72, 0x04, 0x0a, 0x00, 0x12, 0x00]);
     std::fs::write(&model, &bytes).unwrap();
-    assert_ne!(plan::open(&program).unwrap().source, plan::Fingerprint::of(&model).unwrap());
+    assert_ne!(exec::open(&program).unwrap().source, exec::Fingerprint::of(&model).unwrap());
     assert_eq!(Model::load(&model, &options()).unwrap().run(&x).unwrap(), expected);
     let damaged = std::fs::read(&program).unwrap();
     std::fs::write(&program, &damaged[..damaged.len() / 2]).unwrap();
@@ -83,13 +83,13 @@ fn truncated_and_flipped_files_are_errors() {
     let broken = folder.path().join("broken.edge");
     for cut in (0..bytes.len()).step_by(bytes.len() / 97).chain([7, 8, 31, 32, bytes.len() - 1]) {
         std::fs::write(&broken, &bytes[..cut]).unwrap();
-        assert!(plan::open(&broken).is_err(), "cut to {cut} bytes");
+        assert!(exec::open(&broken).is_err(), "cut to {cut} bytes");
     }
     for bit in (0..28 * 8).chain((0..200).map(|i| (PRELUDE * 8) + i * (bytes.len() - PRELUDE) * 8 / 200)) {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&broken, &flipped).unwrap();
-        assert!(plan::open(&broken).is_err(), "bit {bit}");
+        assert!(exec::open(&broken).is_err(), "bit {bit}");
     }
 }
 

@@ -4,14 +4,15 @@
 //! the file executed node by node as it is written. Where the fused operator requantizes as our definition does, bits
 //! must be equal. Where float arithmetic is arranged differently, results may differ by one step where the exact value
 //! lies so close to the middle of two steps that float rounding decides; the test asserts exactly that, with the exact
-//! value from the naive model.
+//! value from the reference.
 
 mod common;
 
-use common::naive::{self, Source};
 use common::{argmax, golden, isas, load, python, read_f32, run_python, tests_folder, write_f32};
-use edge_infer::graph::{Graph, Op};
+use edge_infer::graph::Shape;
 use edge_infer::import::{lower, onnx};
+use edge_infer::ops::reference::{self, Source};
+use edge_infer::ops::{Graph, Op};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
@@ -98,22 +99,22 @@ fn region(path: &Path) -> Option<(Graph, Vec<lower::Fallback>)> {
     (regions.len() == 1).then(|| (regions.remove(0), lowered.fallbacks))
 }
 
-/// The naive model's float result and, where that comes from a quantized tensor, its exact values in steps.
-struct Naive {
+/// The reference's float result and, where that comes from a quantized tensor, its exact values in steps.
+struct Reference {
     result: Vec<f32>,
     exact: Option<Vec<f64>>,
 }
 
-/// Runs the naive model on a file; `None` if that is not one region.
-fn run_naive(path: &Path, shape: &[usize], input: &[f32]) -> Option<Naive> {
+/// Runs the reference on a file; `None` if that is not one region.
+fn run_reference(path: &Path, shape: &[usize], input: &[f32]) -> Option<Reference> {
     let (graph, fallbacks) = region(path)?;
-    let source = Source { shape: [shape[1], shape[2], shape[3]], data: input };
-    let mut results = naive::run(&graph, &HashMap::from([("x", source)]));
+    let source = Source { shape: Shape::of_onnx(shape).unwrap(), data: input };
+    let mut results = reference::run(&graph, &HashMap::from([("x", source)]), |_, _| {});
     let exact = match graph.nodes.last().map(|n| (&n.op, n.inputs[0])) {
-        Some((Op::Dequantize { .. }, t)) => results.tensors[t].take().map(|v| v.exact),
+        Some((Op::Dequantize(_), t)) => results.tensors[t].take().map(|v| v.exact),
         _ => None,
     };
-    fallbacks.is_empty().then(|| Naive { result: results.targets.remove(0).1, exact })
+    fallbacks.is_empty().then(|| Reference { result: results.targets.remove(0).1, exact })
 }
 
 /// Asserts the relation and returns how many values differ.
@@ -169,12 +170,12 @@ fn golden_models_equal_onnx_runtime() {
         let mut model = load(&path, None, 1);
         let ours = model.run(&input).unwrap().to_vec();
 
-        let naive = run_naive(&path, model.input_shape(), &input);
-        assert_eq!(naive.is_some(), whole, "{name}: {:?}", model.report().nodes);
-        if let Some(naive) = &naive {
-            assert!(naive.result.iter().zip(&ours).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: the naive model differs");
+        let defined = run_reference(&path, model.input_shape(), &input);
+        assert_eq!(defined.is_some(), whole, "{name}: {:?}", model.report().nodes);
+        if let Some(defined) = &defined {
+            assert!(defined.result.iter().zip(&ours).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: the definition differs");
         }
-        let exact = naive.as_ref().and_then(|n| n.exact.as_deref());
+        let exact = defined.as_ref().and_then(|n| n.exact.as_deref());
         let step = last_step(&path);
         let different = [(fused_is, fused), (float_is, float)].map(|(is, theirs)| compare(name, is, &ours, theirs, exact, step));
         report.insert(name, different);
@@ -250,13 +251,13 @@ fn explain_live(folder: &Path, name: &str) -> [usize; 2] {
     let (graph, _) = region(&path).expect("one region");
     let model = onnx::load(&path).unwrap();
     let (source, dims) = onnx::data_input(onnx::graph(&model).unwrap()).unwrap();
-    let shape = [1, 2, 3].map(|i| dims[i].unwrap());
+    let shape = Shape::picture([dims[2].unwrap(), dims[3].unwrap()], dims[1].unwrap());
     let input = read_f32(&path.with_extension("in.f32"));
     let listing = std::fs::read_to_string(path.with_extension("steps")).unwrap();
     let files: HashMap<&str, usize> = listing.lines().enumerate().map(|(i, tensor)| (tensor, i)).collect();
     let mut count = [0; 2];
-    let sources = HashMap::from([(source.as_str(), Source { shape, data: &input[..shape.iter().product()] })]);
-    naive::run_forced(&graph, &sources, |id, value| {
+    let sources = HashMap::from([(source.as_str(), Source { shape, data: &input[..shape.values()] })]);
+    reference::run(&graph, &sources, |id, value| {
         let tensor = graph.tensors[id].name.as_str();
         let Some(i) = files.get(tensor) else { return }; // made by the lowering, not in the file
         let theirs = read_f32(&path.with_extension(format!("step{i}.f32")));

@@ -4,15 +4,20 @@
 
 #![allow(unsafe_code)]
 
-mod pixels;
+mod file;
 mod pool;
-mod steps;
-mod winograd;
+mod program;
 
-pub use pixels::Pixels;
+pub use file::{Compiled, Fingerprint, is_compiled, open, save};
 pub use pool::{Barrier, Poisoned, Pool};
+pub(crate) use program::Parts;
+pub use program::Program;
 
-use crate::plan::Program;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::SimdLevel;
+use crate::ops::Step;
+use crate::pixels::Pixels;
+use crate::program::{Context, Memory, StepOp};
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,42 +34,29 @@ pub struct Executor {
     /// One after another, a thread's own.
     scratch: Vec<Line>,
     outputs: Vec<Vec<f32>>,
+    /// First value of each of them, made anew for every inference.
+    output_pointers: Vec<Pointer>,
     pool: Arc<Pool>,
 }
 
-/// What the threads of one inference share. Every byte is written by one thread a step, and read by others
-/// only after the barrier that ends the step; each thread has its own scratch.
+/// Where an output lies. Threads get it as a number, since several `&mut` to one `Vec` must not be.
 #[derive(Clone, Copy)]
-struct Memory {
-    arena: *mut u8,
-    scratch: *mut u8,
-    inputs: *const &'static [f32],
-    /// What takes the place of the only input, or null.
-    pixels: *const Pixels<'static>,
-    outputs: *mut Vec<f32>,
-}
+#[repr(transparent)]
+struct Pointer(*mut f32);
 
-// SAFETY: the pointers are used under the rule above, which steps and the barrier uphold.
-unsafe impl Send for Memory {}
+// SAFETY: it is only followed during `Executor::execute`, which has the executor to itself.
+unsafe impl Send for Pointer {}
 // SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    /// # Safety
-    /// The scratch holds at least `thread + 1` strides.
-    unsafe fn of_thread(&self, thread: usize, scratch_stride: usize) -> Memory {
-        // SAFETY: as promised.
-        Memory { scratch: unsafe { self.scratch.add(thread * scratch_stride) }, ..*self }
-    }
-}
+unsafe impl Sync for Pointer {}
 
 impl Executor {
     /// Allocates the arena and the outputs.
     pub fn new(program: Arc<Program>, pool: Arc<Pool>) -> Self {
-        let arena = vec![Line([0; 64]); program.arena_bytes.div_ceil(64)];
-        let outputs = program.targets.iter().map(|p| vec![0.0; p.shape.iter().product()]).collect();
-        let scratch = vec![Line([0; 64]); pool.threads() * program.scratch_bytes.div_ceil(64)];
-        Executor { program, arena, scratch, outputs, pool }
+        let arena = vec![Line([0; 64]); program.arena_bytes().div_ceil(64)];
+        let outputs: Vec<Vec<f32>> = program.targets().iter().map(|p| vec![0.0; p.values()]).collect();
+        let scratch = vec![Line([0; 64]); pool.threads() * program.scratch_bytes().div_ceil(64)];
+        let output_pointers = vec![Pointer(std::ptr::null_mut()); outputs.len()];
+        Executor { program, arena, scratch, outputs, output_pointers, pool }
     }
 
     /// The program.
@@ -84,7 +76,7 @@ impl Executor {
 
     /// As [`Executor::run`], for a program of one input, which is a picture: the same results as of its values, sooner.
     pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[Vec<f32>]> {
-        match &self.program.sources[..] {
+        match self.program.sources() {
             [source] => pixels.check(&source.shape)?,
             sources => return Err(Error::Shape(format!("one picture given, {} inputs expected", sources.len()))),
         }
@@ -94,35 +86,38 @@ impl Executor {
     /// As [`Executor::run`]; `times` receives how long each step took, waiting for the slowest thread included.
     pub fn run_profiled(&mut self, inputs: &[&[f32]], times: &mut Vec<Duration>) -> Result<&[Vec<f32>]> {
         times.clear();
-        times.resize(self.program.steps.len(), Duration::ZERO);
+        times.resize(self.program.step_count(), Duration::ZERO);
         self.execute(inputs, None, Some(times))
     }
 
     /// `pixels` have been checked; without them, `inputs` are here.
     fn execute(&mut self, inputs: &[&[f32]], pixels: Option<&Pixels<'_>>, times: Option<&mut [Duration]>) -> Result<&[Vec<f32>]> {
         let program = &*self.program;
-        if pixels.is_none() && inputs.len() != program.sources.len() {
-            return Err(Error::Shape(format!("{} inputs given, {} expected", inputs.len(), program.sources.len())));
+        if pixels.is_none() && inputs.len() != program.sources().len() {
+            return Err(Error::Shape(format!("{} inputs given, {} expected", inputs.len(), program.sources().len())));
         }
-        for (input, port) in inputs.iter().zip(&program.sources) {
-            if input.len() != port.shape.iter().product::<usize>() {
+        for (input, port) in inputs.iter().zip(program.sources()) {
+            if input.len() != port.values() {
                 return Err(Error::Shape(format!(
                     "input `{}` has {} values; its shape {:?} has {}",
                     port.name,
                     input.len(),
                     port.shape,
-                    port.shape.iter().product::<usize>()
+                    port.values()
                 )));
             }
+        }
+        for (pointer, output) in self.output_pointers.iter_mut().zip(&mut self.outputs) {
+            *pointer = Pointer(output.as_mut_ptr());
         }
         let memory = Memory {
             arena: self.arena.as_mut_ptr().cast(),
             scratch: self.scratch.as_mut_ptr().cast(),
             inputs: inputs.as_ptr().cast(),
             pixels: pixels.map_or(std::ptr::null(), |p| std::ptr::from_ref(p).cast()),
-            outputs: self.outputs.as_mut_ptr(),
+            outputs: self.output_pointers.as_ptr().cast(),
         };
-        let scratch_stride = program.scratch_bytes.next_multiple_of(64);
+        let scratch_stride = program.scratch_bytes().next_multiple_of(64);
         let threads = self.pool.threads();
         // Only thread 0 looks at the clock.
         let times = Mutex::new(times);
@@ -130,12 +125,13 @@ impl Executor {
             .run(&|thread, barrier: &Barrier| {
                 // SAFETY: the scratch was allocated for this many threads.
                 let memory = unsafe { memory.of_thread(thread, scratch_stride) };
+                let context = Context { kernel: program.kernel(), memory, thread, threads };
                 let mut times = if thread == 0 { times.lock().ok() } else { None };
                 let mut clock = times.as_ref().and_then(|t| t.is_some().then(Instant::now));
-                for (index, step) in program.steps.iter().enumerate() {
-                    // SAFETY: the plan's addresses lie in the arena, lengths were checked above, and the barrier
-                    // separates steps; `inputs`, `pixels` and `outputs` outlive `Pool::run`.
-                    unsafe { steps::run(program.kernel, step, &memory, thread, threads) };
+                for (index, step) in program.parts().steps.iter().enumerate() {
+                    // SAFETY: a program's steps have been checked for its memory, lengths were checked above, and the barrier separates steps;
+                    // `inputs`, `pixels` and `outputs` outlive `Pool::run`.
+                    unsafe { run(step, &context) };
                     if barrier.wait().is_err() {
                         return;
                     }
@@ -148,5 +144,59 @@ impl Executor {
             })
             .map_err(|Poisoned| Error::Shape("a worker thread failed inside a kernel; this is a bug in edge-infer".into()))?;
         Ok(&self.outputs)
+    }
+}
+
+/// One thread's share of a step, with the widest plain loops that the program's processor has.
+///
+/// # Safety
+/// As [`StepOp::run`].
+unsafe fn run(step: &Step, cx: &Context<'_>) {
+    // SAFETY: a supported kernel's level is supported too.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        match cx.kernel.level {
+            SimdLevel::Avx512 => return run_avx512(step, cx),
+            SimdLevel::Avx2 => return run_avx2(step, cx),
+            SimdLevel::Baseline => {}
+        }
+        run_plain(step, cx)
+    }
+}
+
+/// [`run_plain`], compiled for AVX-512.
+///
+/// # Safety
+/// As [`run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn run_avx512(step: &Step, cx: &Context<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { run_plain(step, cx) }
+}
+
+/// [`run_plain`], compiled for AVX2.
+///
+/// # Safety
+/// As [`run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn run_avx2(step: &Step, cx: &Context<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { run_plain(step, cx) }
+}
+
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn run_plain(step: &Step, cx: &Context<'_>) {
+    // SAFETY: the halo is the output's, and one thread's alone; the rest as promised.
+    unsafe {
+        if let Some(dst) = step.dst()
+            && cx.thread == 0
+        {
+            cx.fill_halo(dst);
+        }
+        step.run(cx);
     }
 }

@@ -1,8 +1,8 @@
 //! Pictures → network input, as a model's [`Preprocess`] record says: bilinear, antialiased when it shrinks
 //! (Pillow's and torchvision's filter), then normalised to f32, NCHW.
 
-use crate::exec::Pixels;
 use crate::metadata::{Color, Preprocess, Resize};
+use crate::pixels::Pixels;
 use crate::{Error, Result};
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};

@@ -1,9 +1,9 @@
 //! The one custom tract operator: an int8 region inside a float graph.
 
-use crate::exec::{Executor, Pool};
-use crate::graph::Graph;
+use crate::exec::{Executor, Pool, Program};
 use crate::kernels::ConvKernel;
-use crate::plan::{self, Policy, Program};
+use crate::ops::Graph;
+use crate::plan::{self, Policy};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::tract_hir::internal::*;
@@ -93,7 +93,7 @@ struct RegionOp {
 
 impl fmt::Debug for RegionOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RegionOp({} steps)", self.program.steps.len())
+        write!(f, "RegionOp({} steps)", self.program.step_count())
     }
 }
 
@@ -119,7 +119,7 @@ impl EvalOp for RegionOp {
         let slices = views.iter().map(|v| v.as_slice::<f32>()).collect::<TractResult<Vec<_>>>()?;
         let mut executor = self.executor.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = executor.run(&slices)?;
-        outputs.iter().zip(&self.program.targets).map(|(data, port)| Ok(Tensor::from_shape(&port.shape, data)?.into_tvalue())).collect()
+        outputs.iter().zip(self.program.targets()).map(|(data, port)| Ok(Tensor::from_shape(&port.shape, data)?.into_tvalue())).collect()
     }
 }
 
@@ -127,6 +127,6 @@ impl TypedOp for RegionOp {
     as_op!();
 
     fn output_facts(&self, _: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(self.program.targets.iter().map(|p| f32::fact(&p.shape)).collect())
+        Ok(self.program.targets().iter().map(|p| f32::fact(&p.shape)).collect())
     }
 }

@@ -3,9 +3,10 @@
 use super::lower::{self, Fallback, Lowered, REGION_OP};
 use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
-use crate::exec::{Executor, Pixels};
+use crate::exec::{self, Compiled, Executor, Program};
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
-use crate::plan::{self, Compiled, Policy, Program};
+use crate::pixels::Pixels;
+use crate::plan::{self, Policy};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -43,31 +44,31 @@ pub struct Imported {
 
 /// Reads, lowers and plans a model file, or opens a compiled one; a fresh one beside `path` spares the import.
 pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
-    if plan::is_compiled(path) {
+    if exec::is_compiled(path) {
         if engine.policy == Policy::Tract {
             return Err(Error::Usage(format!("{} is compiled for the integer kernels; tract needs the ONNX file", path.display())));
         }
-        return Ok(compiled(plan::open(path)?, engine));
+        return Ok(compiled(exec::open(path)?, engine));
     }
     let beside = path.with_extension(COMPILED_EXTENSION);
     // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
     if engine.policy == Policy::Fastest
-        && plan::is_compiled(&beside)
-        && let Ok(found) = plan::open(&beside)
-        && found.program.kernel.isa == engine.kernel.isa
-        && found.source == plan::Fingerprint::of(path)?
+        && exec::is_compiled(&beside)
+        && let Ok(found) = exec::open(&beside)
+        && found.program.isa() == engine.kernel.isa
+        && found.source == exec::Fingerprint::of(path)?
     {
         return Ok(compiled(found, engine));
     }
     read(path, engine)
 }
 
-/// Plans a model file that is one int8 region from input to output, to be [saved](plan::save).
+/// Plans a model file that is one int8 region from input to output, to be [saved](exec::save).
 pub fn compile(path: &Path, engine: &Engine) -> Result<Compiled> {
-    if plan::is_compiled(path) {
+    if exec::is_compiled(path) {
         return Err(Error::Usage(format!("{} is compiled already", path.display())));
     }
-    let source = plan::Fingerprint::of(path)?;
+    let source = exec::Fingerprint::of(path)?;
     let Imported { metadata, input_shape, fallbacks, runner, .. } = read(path, engine)?;
     let only_int8 =
         |why: String| Error::UnsupportedModel(format!("only a model that runs in int8 from input to output can be compiled: {why}"));
@@ -88,7 +89,7 @@ fn compiled(found: Compiled, engine: &Engine) -> Imported {
 
 /// A model that is one program.
 fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, engine: &Engine) -> Imported {
-    let output_len = program.targets[0].shape.iter().product();
+    let output_len = program.targets()[0].shape.iter().product();
     let executor = Executor::new(program.clone(), engine.pool.clone());
     Imported { metadata, input_shape, output_len, programs: vec![program], fallbacks: vec![], runner: Runner::Region(Box::new(executor)) }
 }

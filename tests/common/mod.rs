@@ -1,7 +1,5 @@
-//! What the integration tests share: the naive model, golden files, Python.
+//! What the integration tests share: golden files, Python.
 #![allow(dead_code)] // each test binary uses its part
-
-pub mod naive;
 
 use edge_infer::model::{LoadOptions, Model};
 use std::path::{Path, PathBuf};

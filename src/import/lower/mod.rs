@@ -12,10 +12,16 @@ mod integer;
 mod operators;
 mod quantization;
 mod regions;
+pub mod rules;
 mod weights;
 
+pub use operators::{clamp_bounds, is_spatial_mean};
+
 use super::onnx::*;
-use crate::graph::{Clamp, DType, Function, Graph, Map, Node, Op, QuantParams, Tensor, TensorId, Weights, Window};
+use crate::graph::{Clamp, DType, QuantParams, Tensor, TensorId, Weights, Window};
+use crate::ops::{
+    Add, AveragePool, Concat, Conv, Dequantize, Function, Gemm, Graph, Map, Mapping, MaxPool, Node, Op, Quantize, Requantize,
+};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -81,7 +87,7 @@ enum Base {
     AveragePool { x: TensorId, window: Option<Window>, count_include_pad: bool },
     Add { a: TensorId, b: TensorId },
     Same { x: TensorId },
-    Map { x: TensorId, map: Map },
+    Map { x: TensorId, map: Mapping },
     Concat { xs: Vec<TensorId> },
 }
 
@@ -166,32 +172,17 @@ impl<'a> Lowering<'a> {
         if !is_default_domain(&node.domain) || node.output.first().is_none_or(|o| o.is_empty()) {
             return Ok(Err(format!("operator {} of domain {:?} has no int8 form", node.op_type, node.domain)));
         }
-        let some = |p: Match<Pending>| p.map(|p| Some(Value::Pending(p)));
         Ok(match node.op_type.as_str() {
             "Constant" => Ok(attr(node, "value").and_then(|a| a.t.as_ref()).map(Value::Constant)),
             "QuantizeLinear" => return self.quantize(node),
             "DequantizeLinear" => return self.dequantize(node),
-            "Conv" => some(self.conv(node)),
-            "Gemm" => some(self.gemm(node)),
-            "MatMul" => some(self.mat_mul(node)),
             // Of integers, as QOperator models have it.
             "MaxPool" | "Flatten" if matches!(self.value(node, 0), Some(Value::Quantized(_))) => return self.integer_view(node),
-            "MaxPool" => some(self.pool(node, true)),
-            "AveragePool" => some(self.pool(node, false)),
-            "GlobalAveragePool" => {
-                some(self.real(node, 0).map(|(x, _)| self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false })))
-            }
-            "ReduceMean" => some(self.reduce_mean(node)),
-            "Add" => some(self.add(node)),
-            "Relu" => some(self.clamp(node, 0.0, f32::INFINITY)),
-            "Clip" => some(self.clip(node)),
-            "Concat" => some(self.concat(node)),
-            "Sigmoid" => some(self.map(node, Function::Sigmoid, false)),
-            "HardSigmoid" => some(self.map(node, operators::hard_sigmoid(node), false)),
-            "HardSwish" => some(self.map(node, Function::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, true)),
-            "Mul" => some(self.gate(node)),
             "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" => Ok(self.view(node)),
-            op => Err(format!("operator {op} has no int8 form")),
+            op => match rules::rule(node) {
+                Some(rule) => (rule.lower)(self, node).map(|p| Some(Value::Pending(p))),
+                None => Err(format!("operator {op} has no int8 form")),
+            },
         })
     }
 

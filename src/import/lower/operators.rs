@@ -48,16 +48,15 @@ impl<'a> Lowering<'a> {
         Ok(self.pending(node, base))
     }
 
+    pub(super) fn global_average_pool(&self, node: &NodeProto) -> Match<Pending> {
+        let (x, _) = self.real(node, 0)?;
+        Ok(self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false }))
+    }
+
     pub(super) fn reduce_mean(&self, node: &NodeProto) -> Match<Pending> {
         let x = self.picture(node, 0)?;
-        let mut axes = match self.constant(node, 1) {
-            Some(t) => i64_data(t).map_err(|e| e.to_string())?,
-            None => attr_ints(node, "axes").to_vec(),
-        };
-        axes.iter_mut().for_each(|a| *a += if *a < 0 { 4 } else { 0 });
-        axes.sort_unstable();
-        if axes != [2, 3] {
-            return Err(format!("it reduces axes {axes:?}, not height and width"));
+        if !is_spatial_mean(node, self.constant(node, 1), Some(4)) {
+            return Err("it reduces other axes than height and width".into());
         }
         let flat = attr_int(node, "keepdims", 1) == 0;
         Ok(Pending { flat, ..self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false }) })
@@ -107,7 +106,7 @@ impl<'a> Lowering<'a> {
 
     pub(super) fn map(&self, node: &NodeProto, function: Function, gated: bool) -> Match<Pending> {
         let (x, flat) = self.real(node, 0)?;
-        Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Map { function, gated, rounded: None } }) })
+        Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Mapping { function, gated, rounded: None } }) })
     }
 
     /// Mul of a tensor with a function of itself, which may have been quantized in between.
@@ -119,28 +118,26 @@ impl<'a> Lowering<'a> {
                     *map
                 }
                 Some(&Value::Real { tensor, .. }) => match self.nodes.iter().find(|n| n.output == Some(tensor)) {
-                    Some(Node { op: Op::Map { map, clamp }, inputs, .. }) if *inputs == [x] && *clamp == Clamp::default() => {
-                        Map { rounded: Some(self.tensors[tensor].quant), ..*map }
+                    Some(Node { op: Op::Map(Map { map, clamp }), inputs, .. }) if *inputs == [x] && *clamp == Clamp::default() => {
+                        Mapping { rounded: Some(self.tensors[tensor].quant), ..*map }
                     }
                     _ => continue,
                 },
                 _ => continue,
             };
             if !map.gated {
-                return Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Map { gated: true, ..map } }) });
+                return Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Mapping { gated: true, ..map } }) });
             }
         }
         Err("it is no product of a tensor and its own sigmoid".into())
     }
 
     pub(super) fn clip(&self, node: &NodeProto) -> Match<Pending> {
-        let bound = |i: usize, name: &str, otherwise: f32| match node.input.get(i).filter(|s| !s.is_empty()) {
-            None => Ok(attr(node, name).map_or(otherwise, |a| a.f)),
-            Some(_) => {
-                self.constant(node, i).and_then(|t| f32_data(t).ok()).and_then(|v| v.first().copied()).ok_or("its bounds are computed")
-            }
+        let constant = |name: &str| match self.values.get(name) {
+            Some(Value::Constant(t)) => Some(*t),
+            _ => None,
         };
-        let (lo, hi) = (bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?);
+        let (lo, hi) = clamp_bounds(node, constant).ok_or("its bounds are computed")?;
         if lo > hi {
             return Err("its lower bound is above its upper one".into());
         }
@@ -190,6 +187,30 @@ impl<'a> Lowering<'a> {
             _ => None,
         }
     }
+}
+
+/// Relu's bounds, or Clip's where they are constants.
+pub fn clamp_bounds<'t>(node: &NodeProto, constant: impl Fn(&str) -> Option<&'t TensorProto>) -> Option<(f32, f32)> {
+    if is_op(node, "Relu") {
+        return Some((0.0, f32::INFINITY));
+    }
+    if !is_op(node, "Clip") {
+        return None;
+    }
+    let bound = |i: usize, name: &str, otherwise: f32| match node.input.get(i).filter(|s| !s.is_empty()) {
+        None => Some(attr(node, name).map_or(otherwise, |a| a.f)),
+        Some(name) => f32_data(constant(name)?).ok()?.first().copied(),
+    };
+    Some((bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?))
+}
+
+/// Whether a ReduceMean of a tensor of this rank takes the mean over height and width. `axes` is its second input, if it has one.
+pub fn is_spatial_mean(node: &NodeProto, axes: Option<&TensorProto>, rank: Option<usize>) -> bool {
+    let from_input = axes.and_then(|t| i64_data(t).ok());
+    let mut axes = from_input.unwrap_or_else(|| attr_ints(node, "axes").to_vec());
+    axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += 4);
+    axes.sort_unstable();
+    rank == Some(4) && axes == [2, 3]
 }
 
 pub(super) fn groups(node: &NodeProto, weights: &Weights) -> Match<usize> {

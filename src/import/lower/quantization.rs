@@ -86,7 +86,7 @@ impl<'a> Lowering<'a> {
                 let id = self.new_tensor(output, quant, false, level);
                 self.nodes.push(Node {
                     name: node.name.clone(),
-                    op: Op::Quantize { source: source.clone() },
+                    op: Quantize { source: source.clone() }.into(),
                     inputs: vec![],
                     output: Some(id),
                 });

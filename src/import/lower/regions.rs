@@ -15,7 +15,7 @@ impl<'a> Lowering<'a> {
         // Only real values are ever inputs of operations, so the name exists.
         let source = self.real_name[tensor].unwrap_or_default().to_owned();
         let id = self.new_tensor(&name, quant, flat, level);
-        self.nodes.push(Node { name: format!("{name}/bridge"), op: Op::Quantize { source }, inputs: vec![], output: Some(id) });
+        self.nodes.push(Node { name: format!("{name}/bridge"), op: Quantize { source }.into(), inputs: vec![], output: Some(id) });
         self.bridges.insert((tensor, level), id);
         id
     }
@@ -24,7 +24,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn doubled(&mut self, x: TensorId, node: &str) -> TensorId {
         let Tensor { name, quant, flat } = self.tensors[x].clone();
         let id = self.new_tensor(&format!("{name}/twice"), quant, flat, self.level[x]);
-        self.nodes.push(Node { name: format!("{node}/twice"), op: Op::Concat, inputs: vec![x, x], output: Some(id) });
+        self.nodes.push(Node { name: format!("{node}/twice"), op: Concat.into(), inputs: vec![x, x], output: Some(id) });
         id
     }
 
@@ -50,20 +50,20 @@ impl<'a> Lowering<'a> {
         }
         let clamp = p.clamp;
         let residual = p.residual.is_some();
-        let op = match p.base {
-            Base::Conv { weights, window, groups, .. } => Op::Conv { weights, window, groups, residual, clamp },
-            Base::Gemm { weights, .. } => Op::Gemm { weights, clamp, float_output: None },
-            Base::AveragePool { window, count_include_pad, .. } => Op::AveragePool { window, count_include_pad, clamp },
-            Base::Add { .. } => Op::Add { clamp },
-            Base::Same { .. } => Op::Requantize { clamp },
-            Base::Map { map, .. } => Op::Map { map, clamp },
-            Base::Concat { .. } if clamp == Clamp::default() => Op::Concat,
+        let op: Op = match p.base {
+            Base::Conv { weights, window, groups, .. } => Conv { weights, window, groups, residual, clamp }.into(),
+            Base::Gemm { weights, .. } => Gemm { weights, clamp, float_output: None }.into(),
+            Base::AveragePool { window, count_include_pad, .. } => AveragePool { window, count_include_pad, clamp }.into(),
+            Base::Add { .. } => Add { clamp }.into(),
+            Base::Same { .. } => Requantize { clamp }.into(),
+            Base::Map { map, .. } => Map { map, clamp }.into(),
+            Base::Concat { .. } if clamp == Clamp::default() => Concat.into(),
             base @ (Base::MaxPool { .. } | Base::Concat { .. }) => {
                 // Pool (or join) at the input's quantization, then requantize.
                 let same = self.tensors[inputs[0]].quant;
-                let (op, inner) = match base {
-                    Base::MaxPool { window, .. } => (Op::MaxPool { window }, same),
-                    _ => (Op::Concat, quant),
+                let (op, inner): (Op, _) = match base {
+                    Base::MaxPool { window, .. } => (MaxPool { window }.into(), same),
+                    _ => (Concat.into(), quant),
                 };
                 if inner == quant && clamp == Clamp::default() {
                     op
@@ -71,7 +71,7 @@ impl<'a> Lowering<'a> {
                     let mid = self.new_tensor(&format!("{name}/inner"), inner, false, level);
                     self.nodes.push(Node { name: p.node.clone(), op, inputs, output: Some(mid) });
                     inputs = vec![mid];
-                    Op::Requantize { clamp }
+                    Requantize { clamp }.into()
                 }
             }
         };
@@ -84,10 +84,10 @@ impl<'a> Lowering<'a> {
     pub(super) fn finish(mut self, model: &ModelProto, graph: &'a GraphProto) -> Result<Lowered> {
         let producer: HashMap<&str, usize> = graph.node.iter().enumerate().flat_map(|(i, n)| outputs(n).map(move |o| (o, i))).collect();
         // Gemms whose result may leave as floats, and the inputs they need written twice.
-        let (mut logits, mut asymmetric) = (HashMap::new(), Vec::new());
+        let (mut logits, mut asymmetric) = (HashMap::<&str, Op>::new(), Vec::new());
         for (&name, value) in &self.values {
             if let Value::Pending(Pending { node, base: Base::Gemm { x, weights, twice }, clamp, .. }) = value {
-                logits.insert(name, Op::Gemm { weights: weights.clone(), clamp: *clamp, float_output: Some(name.to_owned()) });
+                logits.insert(name, Gemm { weights: weights.clone(), clamp: *clamp, float_output: Some(name.to_owned()) }.into());
                 if *twice {
                     asymmetric.push((name, *x, node.clone()));
                 }
@@ -111,7 +111,7 @@ impl<'a> Lowering<'a> {
                         self.level[tensor],
                         Node {
                             name: format!("{name}/exit"),
-                            op: Op::Dequantize { target: name.clone() },
+                            op: Dequantize { target: name.clone() }.into(),
                             inputs: vec![tensor],
                             output: None,
                         },
@@ -137,7 +137,7 @@ impl<'a> Lowering<'a> {
                     continue;
                 }
                 tensors.extend(&self.nodes[index].inputs);
-                if let Op::Quantize { source } = &self.nodes[index].op {
+                if let Op::Quantize(Quantize { source }) = &self.nodes[index].op {
                     todo.push(source.clone());
                 }
             }

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::float::Shapes;
 use crate::observe::Channel;
 use crate::onnx::*;
-use crate::plan::is_spatial_mean;
+use edge_infer::import::lower::is_spatial_mean;
 use std::collections::{HashMap, HashSet};
 
 /// Largest exponent of two: weights of one row keep bits to differ in.
@@ -109,7 +109,10 @@ fn classes(graph: &GraphProto, shapes: &Shapes) -> Vec<Class> {
         let keeps_channels = match n.op_type.as_str() {
             "Relu" | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "Identity" | "Dropout" => outputs(n).count() == 1,
             "Flatten" => attr_int(n, "axis", 1) == 1,
-            "ReduceMean" => is_spatial_mean(n, &constants, shape(&n.input[0]).map(<[usize]>::len)),
+            "ReduceMean" => {
+                let axes = n.input.get(1).and_then(|a| constants.get(a.as_str())).copied();
+                is_spatial_mean(n, axes, shape(&n.input[0]).map(<[usize]>::len))
+            }
             "Add" => n.input.len() == 2 && shape(&n.input[0]) == shape(&n.input[1]),
             _ => false,
         };

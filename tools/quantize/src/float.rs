@@ -57,8 +57,7 @@ impl Runner {
     }
 }
 
-/// Shape of every f32 tensor of a graph.
-pub type Shapes = std::collections::HashMap<String, Vec<usize>>;
+pub use edge_infer::import::lower::rules::Shapes;
 
 /// Finds all shapes by running the graph once on zeros.
 pub fn shapes(model: &ModelProto, input_shape: &[usize]) -> Result<Shapes> {

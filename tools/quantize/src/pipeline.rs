@@ -105,6 +105,7 @@ pub fn measure(p: &Prepared, shape: &[usize], inputs: &Inputs, used: &[usize], o
         params.insert(tensor.clone(), (Affine::from_range(lo, hi, options.activations), (lo, hi)));
         histograms.extend(histogram.map(|h| (tensor.clone(), h)));
     }
+    join_ranges(&p.plan, &mut params, options);
     // In order of computation, so that a chain of pools finds its source.
     for tensor in p.plan.tensors.iter().filter(|t| p.plan.shared.contains_key(*t)) {
         let source = params.get(&p.plan.shared[tensor]).copied();
@@ -122,6 +123,24 @@ pub fn measure(p: &Prepared, shape: &[usize], inputs: &Inputs, used: &[usize], o
         means.extend(read.into_iter().zip(found.into_iter().map(|t| t.iter().map(|c| c.mean).collect())));
     }
     Ok(Measured { params, histograms, means, rounded, center: None })
+}
+
+/// A tensor joins the common range only if that is at most so many times its own: it loses two bits at most.
+const JOINT_SPAN: f64 = 4.0;
+
+/// Gives tensors that are concatenated one range, the union of theirs; those it would cost too much keep their own, and are requantized when
+/// they are joined.
+fn join_ranges(plan: &Plan, params: &mut HashMap<String, (Affine, Range)>, options: &Options) {
+    for group in &plan.joint {
+        let members: Vec<(&String, Range)> = group.iter().filter_map(|t| Some((t, params.get(t)?.1))).collect();
+        let (lo, hi) = members.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), (_, r)| (lo.min(r.0), hi.max(r.1)));
+        let joined = (Affine::from_range(lo, hi, options.activations), (lo, hi));
+        for (tensor, (a, b)) in members {
+            if hi - lo <= JOINT_SPAN * (b - a) {
+                params.insert(tensor.clone(), joined);
+            }
+        }
+    }
 }
 
 /// Rounds weights for the inputs that the float network gives their layers, as many layers at a time as memory allows.

@@ -10,6 +10,8 @@ use crate::float::Shapes;
 use crate::onnx::*;
 use crate::sensitivity::short_name;
 use crate::{Error, Result};
+use edge_infer::import::lower;
+use edge_infer::import::lower::rules::{self, Facts, Params, Rule};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
@@ -39,6 +41,8 @@ pub struct Plan {
     pub tensors: Vec<String>,
     /// Tensors whose parameters are another's.
     pub shared: HashMap<String, String>,
+    /// Tensors that are best given one range, so that joining them moves no byte: inputs and output of a Concat, and of those it is joined to.
+    pub joint: Vec<Vec<String>>,
     /// Relu/Clip nodes fused with their producer: output tensor → input tensor.
     pub fused: HashMap<String, String>,
     /// Positions of Conv and Gemm nodes with int8 weights, and the quantized tensor each one reads.
@@ -47,86 +51,28 @@ pub struct Plan {
     pub float: Vec<FloatNode>,
 }
 
+impl Plan {
+    /// The tensor whose own parameters `tensor` has.
+    fn source(&self, mut tensor: String) -> String {
+        while let Some(source) = self.shared.get(&tensor) {
+            tensor = source.clone();
+        }
+        tensor
+    }
+}
+
 fn is_transparent(node: &NodeProto) -> bool {
     is_op(node, "Flatten") || is_op(node, "Reshape")
 }
 
 /// Clip's constant bounds, or Relu's.
 pub fn clamp_bounds(node: &NodeProto, constants: &HashMap<&str, &TensorProto>) -> Option<(f64, f64)> {
-    if is_op(node, "Relu") {
-        return Some((0.0, f64::INFINITY));
-    }
-    if !is_op(node, "Clip") {
-        return None;
-    }
-    let bound = |i: usize, default: f64| match node.input.get(i).filter(|s| !s.is_empty()) {
-        None => Some(default),
-        Some(name) => Some(f64::from(*f32_data(constants.get(name.as_str())?).ok()?.first()?)),
-    };
-    Some((bound(1, f64::NEG_INFINITY)?, bound(2, f64::INFINITY)?))
+    lower::clamp_bounds(node, |name| constants.get(name).copied()).map(|(lo, hi)| (lo.into(), hi.into()))
 }
 
 /// Initializers by name.
 pub fn constants(graph: &GraphProto) -> HashMap<&str, &TensorProto> {
     graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect()
-}
-
-/// Whether a ReduceMean of a tensor of this rank takes the mean over height and width.
-pub fn is_spatial_mean(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, rank: Option<usize>) -> bool {
-    let from_input = node.input.get(1).and_then(|n| constants.get(n.as_str())).and_then(|t| i64_data(t).ok());
-    let mut axes = from_input.unwrap_or_else(|| attr_ints(node, "axes").to_vec());
-    axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += 4);
-    axes.sort_unstable();
-    rank == Some(4) && axes == [2, 3]
-}
-
-/// Why a node cannot be int8, `None` if it can.
-fn obstacle(node: &NodeProto, constants: &HashMap<&str, &TensorProto>, shapes: &Shapes, used: &HashMap<String, usize>) -> Option<String> {
-    if !is_default_domain(&node.domain) {
-        return Some(format!("operator of domain {}", node.domain));
-    }
-    let constant_f32 = |i: usize| {
-        let name = node.input.get(i).filter(|s| !s.is_empty());
-        name.is_some_and(|n| constants.get(n.as_str()).is_some_and(|t| t.data_type == 1))
-    };
-    let absent = |i: usize| node.input.get(i).is_none_or(|s| s.is_empty());
-    if node.input.first().is_none_or(|n| constants.contains_key(n.as_str()) || !shapes.contains_key(n)) {
-        return Some("its first input is no float activation".into());
-    }
-    match node.op_type.as_str() {
-        "Conv" if !constant_f32(1) => Some("its weights are computed or not float32".into()),
-        "Conv" if !absent(2) && !constant_f32(2) => Some("its bias is computed or not float32".into()),
-        "Gemm" if !is_canonical_gemm(node) || !constant_f32(1) || (!absent(2) && !constant_f32(2)) => {
-            Some("its weights or bias are computed, or its first input is transposed".into())
-        }
-        "Add" => {
-            let (a, b) = (shapes.get(&node.input[0]), node.input.get(1).and_then(|n| shapes.get(n)));
-            let constant = node.input.iter().any(|n| constants.contains_key(n.as_str()));
-            (constant || a.is_none() || a != b).then(|| "not a sum of two activations of equal shape".into())
-        }
-        "MaxPool" => outputs(node).skip(1).any(|o| used.contains_key(o)).then(|| "its indices are used".into()),
-        "ReduceMean" => {
-            let rank = shapes.get(&node.input[0]).map(Vec::len);
-            (!is_spatial_mean(node, constants, rank)).then(|| "not a mean over height and width".into())
-        }
-        "Clip" => clamp_bounds(node, constants).is_none().then(|| "its bounds are computed".into()),
-        "AveragePool" if attr(node, "auto_pad").is_some_and(|a| !matches!(a.s.as_slice(), b"" | b"NOTSET" | b"VALID")) => {
-            Some("its padding is automatic".into())
-        }
-        "Concat" => {
-            let pictures = inputs(node).all(|n| shapes.get(n).is_some_and(|s| s.len() == 4) && !constants.contains_key(n));
-            (!pictures || attr_int(node, "axis", 0) != 1).then(|| "it does not join the channels of activations".into())
-        }
-        "AveragePool" | "Conv" | "Gemm" | "GlobalAveragePool" | "HardSigmoid" | "HardSwish" | "Relu" | "Sigmoid" => None,
-        op => Some(format!("{op} has no int8 form here")),
-    }
-}
-
-fn is_canonical_gemm(node: &NodeProto) -> bool {
-    attr_int(node, "transA", 0) == 0
-        && attr_int(node, "transB", 0) == 1
-        && attr_float(node, "alpha", 1.0) == 1.0
-        && attr_float(node, "beta", 1.0) == 1.0
 }
 
 /// MatMul + Add → Gemm, and every Gemm with constant operands → transB = 1, alpha = beta = 1, bias of N elements:
@@ -238,7 +184,8 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
     let mut plan = Plan::default();
     let mut wanted: HashSet<String> = HashSet::new();
     let mut unrounded: HashSet<String> = HashSet::new();
-    let mut int8 = vec![false; graph.node.len()];
+    let facts = Facts { constants: &constants, shapes, used: &used };
+    let mut int8: Vec<Option<&Rule>> = vec![None; graph.node.len()];
     let mut depth: HashMap<&str, usize> = HashMap::new();
     for (i, node) in graph.node.iter().enumerate() {
         let before = inputs(node).filter_map(|n| depth.get(n)).max().copied().unwrap_or(0);
@@ -251,55 +198,71 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         let constant = || constants.contains_key(root(&node.input[0]).as_str());
         // A clamp belongs to the layer before it.
         let clamped = (is_op(node, "Relu") || is_op(node, "Clip"))
-            && producer_of(&node.input[0]).is_some_and(|(p, n)| !int8[p] && asked(n) && used.get(&node.input[0]) == Some(&1));
+            && producer_of(&node.input[0]).is_some_and(|(p, n)| int8[p].is_none() && asked(n) && used.get(&node.input[0]) == Some(&1));
         let kept = (asked(node) || clamped).then(|| "kept in float, as asked".to_string());
-        let reason =
-            kept.or_else(|| obstacle(node, &constants, shapes, &used)).or_else(|| constant().then(|| "its input is constant".to_string()));
-        match reason {
-            None => int8[i] = true,
+        let found = match kept {
+            Some(reason) => Err(reason),
+            None => rules::quantizable(node, &facts).and_then(|rule| match constant() {
+                true => Err("its input is constant".to_string()),
+                false => Ok(rule),
+            }),
+        };
+        match found {
+            Ok(rule) => int8[i] = Some(rule),
             // Shape arithmetic is not worth a word.
-            Some(_) if !node.output.first().is_some_and(|o| shapes.contains_key(o)) => {}
-            Some(reason) => plan.float.push(FloatNode { node: node_name(node), reason }),
+            Err(_) if !node.output.first().is_some_and(|o| shapes.contains_key(o)) => {}
+            Err(reason) => plan.float.push(FloatNode { node: node_name(node), reason }),
         }
     }
     let mut read_in_int8: HashSet<&str> = HashSet::new();
     for (i, node) in graph.node.iter().enumerate().rev() {
         let passes_on = is_transparent(node) && outputs(node).any(|o| read_in_int8.contains(o));
-        if int8[i] || passes_on {
+        if int8[i].is_some() || passes_on {
             read_in_int8.extend(inputs(node));
         }
     }
-    for (i, node) in graph.node.iter().enumerate().filter(|(i, _)| int8[*i]) {
+    let activation = |n: &str| !constants.contains_key(n) && shapes.contains_key(n);
+    for (i, node) in graph.node.iter().enumerate() {
+        let Some(rule) = int8[i] else { continue };
         let output = &node.output[0];
         let is_clamp = is_op(node, "Relu") || is_op(node, "Clip");
-        let fusable = |t: &str| {
-            used.get(t) == Some(&1) && producer_of(t).is_some_and(|(p, n)| int8[p] && matches!(n.op_type.as_str(), "Conv" | "Add" | "Gemm"))
-        };
+        let fusable =
+            |t: &str| used.get(t) == Some(&1) && producer_of(t).is_some_and(|(p, _)| int8[p].is_some_and(|before| before.fuses_clamp));
         if is_clamp && fusable(&node.input[0]) {
             plan.fused.insert(output.clone(), node.input[0].clone());
             unrounded.insert(node.input[0].clone());
         } else {
-            wanted.insert(root(&node.input[0]));
-        }
-        if is_op(node, "Concat") {
-            wanted.extend(inputs(node).skip(1).map(root));
+            wanted.extend(inputs(node).filter(|n| activation(n)).map(root));
         }
         if is_op(node, "Add") {
-            wanted.insert(root(&node.input[1]));
             let candidates = node.input[..2]
                 .iter()
-                .filter(|t| producer_of(t).is_some_and(|(p, n)| int8[p] && is_op(n, "Conv")) && used.get(*t) == Some(&1));
+                .filter(|t| producer_of(t).is_some_and(|(p, n)| int8[p].is_some() && is_op(n, "Conv")) && used.get(*t) == Some(&1));
             // Of two convs, the deeper one ends the branch, the other is the downsample path.
             let branch = candidates.max_by_key(|t| (depth.get(t.as_str()), producer.get(t.as_str())));
             if let (Residual::Fused, Some(branch)) = (residual, branch) {
                 unrounded.insert(branch.clone());
             }
         }
-        if matches!(node.op_type.as_str(), "Conv" | "Gemm") {
+        if rule.weighted {
             plan.weighted.insert(i, root(&node.input[0]));
         }
-        if is_op(node, "MaxPool") {
-            plan.shared.insert(output.clone(), root(&node.input[0]));
+        match rule.params {
+            Params::Own => {}
+            Params::OfInput => {
+                plan.shared.insert(output.clone(), root(&node.input[0]));
+            }
+            Params::Joint => {
+                let mut group: Vec<String> = inputs(node).map(|n| plan.source(root(n))).chain([output.clone()]).collect();
+                // Whatever has a member in common is one group.
+                let (touching, apart): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut plan.joint).into_iter().partition(|g| g.iter().any(|t| group.contains(t)));
+                group.extend(touching.into_iter().flatten());
+                group.sort_unstable();
+                group.dedup();
+                plan.joint = apart;
+                plan.joint.push(group);
+            }
         }
         // Logits that only float operators read (Softmax) leave the integers unrounded.
         let logits = is_op(node, "Gemm") && !read_in_int8.contains(output.as_str());

@@ -64,6 +64,9 @@ pub trait AnyBlob {
 
     /// Makes it the part `bytes` of `file`.
     fn map(&mut self, file: &Arc<Mmap>, bytes: Range<usize>) -> Result<()>;
+
+    /// Makes it a copy of its own.
+    fn copy(&mut self);
 }
 
 impl<T: Plain> AnyBlob for Blob<T> {
@@ -82,5 +85,9 @@ impl<T: Plain> AnyBlob for Blob<T> {
         }
         self.0 = Storage::Mapped { file: file.clone(), bytes, of: PhantomData };
         Ok(())
+    }
+
+    fn copy(&mut self) {
+        self.0 = Storage::Owned(self.to_vec());
     }
 }

@@ -12,12 +12,14 @@
 //! | then | arrays in the order of the steps, each at a multiple of 64 |
 //!
 //! Numbers are little-endian, as on every processor there are kernels for. A file serves one instruction set and one version
-//! of this program; whatever it says is checked before use ([`Program::check`]).
+//! of this program; whatever it says is checked before use ([`Program::new`]).
 #![allow(unsafe_code)]
 
 use super::Program;
-use crate::kernels::{self, ConvKernel, winograd::WinogradKernel};
+use super::program::Parts;
+use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
+use crate::program::StepOp;
 use crate::{Error, Result};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -29,7 +31,7 @@ use std::sync::Arc;
 /// First bytes of a compiled program.
 pub const MAGIC: [u8; 8] = *b"EDGEPROG";
 /// Version of the layout.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// Bytes before the header.
 const PRELUDE: usize = 32;
 /// Alignment of every array: a cache line.
@@ -88,26 +90,28 @@ struct Header<P> {
 }
 
 /// Writes `compiled` to `path`, whole or not at all.
-pub fn save(path: &Path, compiled: &mut Compiled) -> Result<()> {
+pub fn save(path: &Path, compiled: Compiled) -> Result<()> {
     let io = |e| Error::io(path, e);
+    let Compiled { program, metadata, input_shape, source } = compiled;
+    let mut parts = program.into_parts();
     let mut arrays = Vec::new();
-    for step in &mut compiled.program.steps {
+    for step in &mut parts.steps {
         arrays.extend(step.blobs().iter().map(|blob| blob.bytes().len()));
     }
     let header = serde_json::to_vec(&Header {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        isa: compiled.program.kernel.isa.to_owned(),
-        source: compiled.source,
-        metadata: compiled.metadata.clone(),
-        input_shape: compiled.input_shape.clone(),
+        isa: parts.kernel.isa.to_owned(),
+        source,
+        metadata,
+        input_shape,
         arrays,
-        program: &compiled.program,
+        program: &parts,
     })
     .map_err(|e| io(e.into()))?;
     let header_len = u32::try_from(header.len()).ok().filter(|&n| n as usize <= MAX_HEADER);
     let header_len = header_len.ok_or_else(|| Error::UnsupportedModel(format!("its program's header takes {} bytes", header.len())))?;
     let mut body = header;
-    for step in &mut compiled.program.steps {
+    for step in &mut parts.steps {
         for blob in step.blobs() {
             body.resize((PRELUDE + body.len()).next_multiple_of(ALIGN) - PRELUDE, 0);
             body.extend_from_slice(blob.bytes());
@@ -174,28 +178,29 @@ pub fn open(path: &Path) -> Result<Compiled> {
     if !kernels::registry().iter().any(|k| k.isa == versions.isa && (k.supported)()) {
         return Err(invalid(format!("made for {}, which this processor lacks", versions.isa)));
     }
-    let Header { source, metadata, input_shape, arrays, mut program, .. } =
-        serde_json::from_slice::<Header<Program>>(header).map_err(|e| invalid(format!("header: {e}")))?;
+    let Header { source, metadata, input_shape, arrays, program: mut parts, .. } =
+        serde_json::from_slice::<Header<Parts>>(header).map_err(|e| invalid(format!("header: {e}")))?;
     let mut at = PRELUDE + header_len;
     let mut arrays = arrays.into_iter();
-    for step in &mut program.steps {
+    for step in &mut parts.steps {
         for blob in step.blobs() {
             let start = at.next_multiple_of(ALIGN);
             let end = arrays.next().and_then(|bytes| start.checked_add(bytes)).ok_or_else(|| invalid("an array is missing".into()))?;
             blob.map(&map, start..end).map_err(|e| invalid(e.to_string()))?;
             at = end;
         }
+        step.addresses().into_iter().for_each(|blob| blob.copy());
     }
-    program.check().map_err(invalid)?;
-    let whole = program.sources.len() == 1 && program.sources[0].shape == input_shape && program.targets.len() == 1;
-    if !whole || versions.isa != program.kernel.isa {
+    let program = Program::new(parts).map_err(invalid)?;
+    let whole = program.sources().len() == 1 && program.sources()[0].shape == input_shape && program.targets().len() == 1;
+    if !whole || versions.isa != program.isa() {
         return Err(invalid("input, output or instruction set do not match its program".into()));
     }
     Ok(Compiled { program, metadata, input_shape, source })
 }
 
 /// Convolution kernels by the name of their instruction set.
-pub mod conv_kernel {
+pub(super) mod kernel_name {
     use super::*;
     use serde::{Deserializer, Serializer, de::Error};
 
@@ -206,21 +211,5 @@ pub mod conv_kernel {
     pub fn deserialize<'d, D: Deserializer<'d>>(d: D) -> Result<&'static ConvKernel, D::Error> {
         let isa = String::deserialize(d)?;
         kernels::registry().iter().find(|k| k.isa == isa).ok_or_else(|| D::Error::custom(format!("unknown instruction set {isa:?}")))
-    }
-}
-
-/// Winograd kernels by name.
-pub mod winograd_kernel {
-    use super::*;
-    use serde::{Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(kernel: &&'static WinogradKernel, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(kernel.name)
-    }
-
-    pub fn deserialize<'d, D: Deserializer<'d>>(d: D) -> Result<&'static WinogradKernel, D::Error> {
-        let name = String::deserialize(d)?;
-        let mut known = kernels::registry().iter().filter_map(|k| k.winograd.as_ref());
-        known.find(|k| k.name == name).ok_or_else(|| D::Error::custom(format!("unknown kernel {name:?}")))
     }
 }

@@ -1,0 +1,234 @@
+//! The operators: one file or folder each.
+//!
+//! An operator is two things. Its *definition* (a variant of [`Op`], a struct that is an [`Operator`]) says what to compute on quantized
+//! tensors: name, shape rule, exact reference, and how it is planned. Its *step* (a variant of [`Step`], a struct that is a `StepOp`) is what
+//! the planner makes of it for one processor: addresses, packed weights, what to check of them, and how a thread does its share.
+//! Both enums are made from the lists below. `docs/adding-an-operator.md` adds one, file by file.
+//!
+//! | from | by | to |
+//! |---|---|---|
+//! | ONNX nodes | [`crate::import::lower`] | [`Graph`] of [`Op`] |
+//! | [`Op`] | [`Operator::plan`] | [`Step`] |
+//! | [`Step`] | [`crate::exec`] | results |
+
+mod add;
+mod average_pool;
+mod concat;
+pub(crate) mod conv;
+mod dequantize;
+mod gemm;
+mod graph;
+mod lookup;
+mod max_pool;
+mod planner;
+mod quantize;
+pub mod reference;
+mod taps;
+
+pub use add::Add;
+pub use average_pool::AveragePool;
+pub use concat::Concat;
+pub use conv::Conv;
+pub use dequantize::Dequantize;
+pub use gemm::Gemm;
+pub use graph::{Graph, Node};
+pub use lookup::{Function, Map, Mapping, Requantize};
+pub use max_pool::MaxPool;
+pub use planner::Policy;
+pub(crate) use planner::{Cost, Planner, Site, StepInfo, domain_shift};
+pub use quantize::Quantize;
+
+use crate::graph::Shape;
+use crate::program::{AnyBlob, Buffer, Check, Checker, Context, StepOp};
+use reference::{Inputs, Results};
+use serde::{Deserialize, Serialize};
+
+/// What an operator is, beside what its fields say.
+pub(crate) trait Operator {
+    /// Its name in reports: ONNX's, where ONNX has it.
+    fn name(&self) -> &'static str;
+
+    /// Shape of the result, float or quantized, or why there is none.
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
+
+    /// Pixels of zero points it wants around its first input: top, left, bottom, right.
+    fn padding(&self) -> [usize; 4] {
+        [0; 4]
+    }
+
+    /// The float value that it reads instead of quantized tensors.
+    fn source(&self) -> Option<&str> {
+        None
+    }
+
+    /// The float value that it makes instead of a quantized tensor.
+    fn target(&self) -> Option<&str> {
+        None
+    }
+
+    /// Emits its steps.
+    fn plan(&self, site: &Site<'_>, planner: &mut Planner<'_>) -> crate::Result<()>;
+
+    /// The definition, one value at a time: what every kernel equals bit for bit.
+    fn reference(&self, inputs: &Inputs<'_>) -> Results;
+}
+
+macro_rules! operators {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// An operation on quantized tensors.
+        #[derive(Debug, Clone)]
+        pub enum Op {
+            $($(#[$doc])* $name($name)),*
+        }
+
+        impl Op {
+            pub(crate) fn operator(&self) -> &dyn Operator {
+                match self {
+                    $(Op::$name(op) => op),*
+                }
+            }
+        }
+
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Op {
+                Op::$name(op)
+            }
+        })*
+    };
+}
+
+operators! {
+    /// A float value from outside the region is quantized (ONNX `QuantizeLinear`).
+    Quantize,
+    /// Convolution, perhaps plus a residual, then a clamp, then one requantization.
+    Conv,
+    /// Fully connected layer over all values of one image.
+    Gemm,
+    /// Largest value of each window.
+    MaxPool,
+    /// Mean of each window.
+    AveragePool,
+    /// Sum of two tensors in real values.
+    Add,
+    /// Another scale, zero point or range for the same values.
+    Requantize,
+    /// A function of each value.
+    Map,
+    /// Concatenation along channels.
+    Concat,
+    /// A quantized tensor leaves the region as floats (ONNX `DequantizeLinear`).
+    Dequantize,
+}
+
+impl Op {
+    /// The operator's name in reports.
+    pub fn name(&self) -> &'static str {
+        self.operator().name()
+    }
+}
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident($kind:ty)),* $(,)?) => {
+        /// One step of a program.
+        #[derive(Debug, Serialize, Deserialize)]
+        #[allow(clippy::large_enum_variant)] // The large ones are boxed.
+        pub(crate) enum Step {
+            $($(#[$doc])* $name($kind)),*
+        }
+
+        impl StepOp for Step {
+            fn check(&self, checker: &Checker<'_>) -> Check {
+                match self {
+                    $(Step::$name(step) => step.check(checker)),*
+                }
+            }
+
+            #[inline(always)]
+            #[allow(unsafe_code)]
+            unsafe fn run(&self, cx: &Context<'_>) {
+                // SAFETY: the contract is the same.
+                unsafe {
+                    match self {
+                        $(Step::$name(step) => step.run(cx)),*
+                    }
+                }
+            }
+
+            fn dst(&self) -> Option<&Buffer> {
+                match self {
+                    $(Step::$name(step) => step.dst()),*
+                }
+            }
+
+            fn blobs(&mut self) -> Vec<&mut dyn AnyBlob> {
+                match self {
+                    $(Step::$name(step) => step.blobs()),*
+                }
+            }
+
+            fn addresses(&mut self) -> Vec<&mut dyn AnyBlob> {
+                match self {
+                    $(Step::$name(step) => step.addresses()),*
+                }
+            }
+
+            fn scratch_bytes(&self) -> usize {
+                match self {
+                    $(Step::$name(step) => step.scratch_bytes()),*
+                }
+            }
+        }
+    };
+}
+
+steps! {
+    /// f32 NCHW source → bytes.
+    Quantize(quantize::QuantizeStep),
+    /// Convolution, product by product.
+    Conv(Box<conv::direct::DirectConv>),
+    /// Convolution and the max-pool after it.
+    PooledConv(Box<conv::pooled::PooledConv>),
+    /// 3×3 convolution with fewer multiplications.
+    Winograd(Box<conv::winograd::Winograd>),
+    /// Fully connected.
+    Gemm(gemm::GemmStep),
+    /// Largest value of each window.
+    MaxPool(max_pool::MaxPoolStep),
+    /// Mean of each window.
+    AveragePool(average_pool::AveragePoolStep),
+    /// Sum of two tensors.
+    Add(add::AddStep),
+    /// Any function of one byte.
+    Lookup(lookup::LookupStep),
+    /// Bytes → f32 NCHW target.
+    Dequantize(dequantize::DequantizeStep),
+}
+
+impl<S: StepOp> StepOp for Box<S> {
+    fn check(&self, checker: &Checker<'_>) -> Check {
+        (**self).check(checker)
+    }
+
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn run(&self, cx: &Context<'_>) {
+        // SAFETY: the contract is the same.
+        unsafe { (**self).run(cx) }
+    }
+
+    fn dst(&self) -> Option<&Buffer> {
+        (**self).dst()
+    }
+
+    fn blobs(&mut self) -> Vec<&mut dyn AnyBlob> {
+        (**self).blobs()
+    }
+
+    fn addresses(&mut self) -> Vec<&mut dyn AnyBlob> {
+        (**self).addresses()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        (**self).scratch_bytes()
+    }
+}
