@@ -24,6 +24,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+pub mod depthwise;
 pub mod excess;
 pub mod peak;
 pub mod portable;

@@ -4,12 +4,14 @@
 mod avx2;
 mod avx512vnni;
 mod avxvnni;
+mod depthwise;
 mod epilogue;
 mod winograd;
 
 pub use avx2::AVX2;
 pub use avx512vnni::VNNI512;
 pub use avxvnni::VNNI256;
+pub use depthwise::{AVX2_DEPTHWISE, VNNI256_DEPTHWISE, VNNI512_DEPTHWISE};
 
 /// A copy that may be indexed with a variable: accumulators that are would live in memory all along.
 #[inline(always)]
