@@ -188,6 +188,8 @@ steps! {
     Conv(Box<conv::direct::DirectConv>),
     /// Convolution and the max-pool after it.
     PooledConv(Box<conv::pooled::PooledConv>),
+    /// Convolution with one filter per channel.
+    Depthwise(Box<conv::depthwise::Depthwise>),
     /// 3×3 convolution with fewer multiplications.
     Winograd(Box<conv::winograd::Winograd>),
     /// Fully connected.

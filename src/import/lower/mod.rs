@@ -65,8 +65,7 @@ pub struct Fallback {
 
 impl Fallback {
     fn new(node: &NodeProto, why: String) -> Self {
-        let name = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
-        Fallback { name, op: node.op_type.clone(), why }
+        Fallback { name: label(node).to_owned(), op: node.op_type.clone(), why }
     }
 }
 
@@ -132,15 +131,27 @@ struct Lowering<'a> {
     why: HashMap<usize, String>,
 }
 
-/// Splits a validated model.
-pub fn lower(model: &ModelProto) -> Result<Lowered> {
+/// Nodes that are to stay with tract, by [label], and why.
+pub type Excluded = BTreeMap<String, String>;
+
+/// What a node is called in regions and reports: its name, or that of its first output.
+fn label(node: &NodeProto) -> &str {
+    if node.name.is_empty() { node.output.first().map_or("", String::as_str) } else { &node.name }
+}
+
+/// Splits a validated model. Nodes of `excluded` stay in float.
+pub fn lower(model: &ModelProto, excluded: &Excluded) -> Result<Lowered> {
     let graph = graph(model)?;
     let mut l = Lowering::default();
     for t in &graph.initializer {
         l.values.insert(&t.name, Value::Constant(t));
     }
     for (index, node) in graph.node.iter().enumerate() {
-        match l.visit(node)? {
+        let visited = match excluded.get(label(node)) {
+            Some(why) => Err(why.clone()),
+            None => l.visit(node)?,
+        };
+        match visited {
             Ok(Some(value)) => {
                 l.values.insert(&node.output[0], value);
             }
@@ -214,7 +225,7 @@ impl<'a> Lowering<'a> {
 
     fn pending(&self, node: &NodeProto, base: Base) -> Pending {
         Pending {
-            node: if node.name.is_empty() { node.output[0].clone() } else { node.name.clone() },
+            node: label(node).to_owned(),
             base,
             residual: None,
             clamp: Clamp::default(),

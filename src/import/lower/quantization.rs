@@ -85,7 +85,7 @@ impl<'a> Lowering<'a> {
                 let level = self.float_level.get(source.as_str()).copied().unwrap_or(0);
                 let id = self.new_tensor(output, quant, false, level);
                 self.nodes.push(Node {
-                    name: node.name.clone(),
+                    name: label(node).to_owned(),
                     op: Quantize { source: source.clone() }.into(),
                     inputs: vec![],
                     output: Some(id),

@@ -36,7 +36,8 @@ pub const DOTPROD_DEPTHWISE: DepthwiseKernel = DepthwiseKernel {
 };
 
 /// SMMLA has nothing to add.
-pub const I8MM_DEPTHWISE: DepthwiseKernel = DepthwiseKernel { name: "i8mm-depthwise-c16", isa: "i8mm", supported: super::I8MM.supported, ..DOTPROD_DEPTHWISE };
+pub const I8MM_DEPTHWISE: DepthwiseKernel =
+    DepthwiseKernel { name: "i8mm-depthwise-c16", isa: "i8mm", supported: super::I8MM.supported, ..DOTPROD_DEPTHWISE };
 
 /// # Safety
 /// See [`DepthwiseKernel::run`].

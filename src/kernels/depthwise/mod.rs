@@ -247,10 +247,17 @@ impl DepthwiseKernel {
         *self.widths.iter().rfind(|&&w| w >= rest).unwrap_or(&self.widths[0])
     }
 
+    /// Numbers of packed weights, and of biases, of a layer of `channels` channels and `taps` taps.
+    pub fn sizes(&self, channels: usize, order: TapOrder, taps: usize) -> [usize; 2] {
+        let lanes: usize = (0..self.blocks(channels)).map(|block| self.width(channels, block)).sum();
+        [lanes * order.quads(taps) * QUAD * self.weight_bytes, lanes]
+    }
+
     /// Packs a layer of `bias.len()` channels; `weight(channel, tap)` gives its weights, taps row by row of the filter.
     pub fn pack(&self, filter: Filter, weight: impl Fn(usize, usize) -> i8, bias: &[i32], mult: &[f32]) -> Packed {
         let (order, taps, channels) = (filter.order(self), filter.size[0] * filter.size[1], bias.len());
-        let mut packed = Packed { order, weights: vec![], bias: vec![], mult: vec![], narrow: true, bounded: mult.iter().all(|m| m.abs() <= 0.5) };
+        let mut packed =
+            Packed { order, weights: vec![], bias: vec![], mult: vec![], narrow: true, bounded: mult.iter().all(|m| m.abs() <= 0.5) };
         for block in 0..self.blocks(channels) {
             let (first, width) = (block * self.widths[0], self.width(channels, block));
             let n = width.min(channels - first);

@@ -227,10 +227,20 @@ unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize, const B
             };
         }
         match K {
-            1 => { group!(0, 1, 0 1 2 3); }
-            3 => { group!(0, 3, 0 1 2 3 4 5 6 7 8); }
-            5 => { group!(0, 4, 0 1 2 3 4 5 6 7 8 9 10); group!(4, 1, 0 1 2 3 4 5 6 7 8 9 10); }
-            _ => { group!(0, 4, 0 1 2 3 4 5 6 7 8 9 10 11 12); group!(4, 3, 0 1 2 3 4 5 6 7 8 9 10 11 12); }
+            1 => {
+                group!(0, 1, 0 1 2 3);
+            }
+            3 => {
+                group!(0, 3, 0 1 2 3 4 5 6 7 8);
+            }
+            5 => {
+                group!(0, 4, 0 1 2 3 4 5 6 7 8 9 10);
+                group!(4, 1, 0 1 2 3 4 5 6 7 8 9 10);
+            }
+            _ => {
+                group!(0, 4, 0 1 2 3 4 5 6 7 8 9 10 11 12);
+                group!(4, 3, 0 1 2 3 4 5 6 7 8 9 10 11 12);
+            }
         }
         macro_rules! stores {
             ($($p:literal)*) => {$(

@@ -3,9 +3,9 @@
 //! Two steps of interleaving make four taps of a channel neighbours. They work by 16 bytes and leave channels in an order that the
 //! packs of requantization undo.
 
+use crate::kernels::Domain;
 use crate::kernels::depthwise::sweep::{Lanes, sweep};
 use crate::kernels::depthwise::{Block, DepthwiseKernel, QUAD, interleaved};
-use crate::kernels::Domain;
 use std::arch::x86_64::*;
 
 /// VPDPBUSD, 64 channels, 32 or 16.
@@ -109,12 +109,7 @@ macro_rules! quads {
                 // SAFETY: the instruction set is there.
                 unsafe {
                     let (ab, cd) = ([$unpacklo8(a, b), $unpackhi8(a, b)], [$unpacklo8(c, d), $unpackhi8(c, d)]);
-                    [
-                        $unpacklo16(ab[0], cd[0]),
-                        $unpackhi16(ab[0], cd[0]),
-                        $unpacklo16(ab[1], cd[1]),
-                        $unpackhi16(ab[1], cd[1]),
-                    ]
+                    [$unpacklo16(ab[0], cd[0]), $unpackhi16(ab[0], cd[0]), $unpacklo16(ab[1], cd[1]), $unpackhi16(ab[1], cd[1])]
                 }
             }
 
@@ -283,34 +278,164 @@ unsafe fn store128_by_pieces(mut to: *mut u8, mut bytes: __m128i, n: usize) {
 }
 
 quads!(
-    Zmm, 64, __m512i, __m512, _mm512_loadu_si512, _mm512_storeu_si512, store512, _mm512_dpbusd_epi32,
-    _mm512_unpacklo_epi8, _mm512_unpackhi_epi8, _mm512_unpacklo_epi16, _mm512_unpackhi_epi16, _mm512_cvtepi32_ps, _mm512_mul_ps,
-    _mm512_add_ps, _mm512_max_ps, _mm512_min_ps, _mm512_cvtps_epi32, _mm512_loadu_ps, _mm512_packs_epi32, _mm512_packus_epi16,
-    _mm512_adds_epi16, _mm512_add_epi32, _mm512_sub_epi32, _mm512_set1_epi8, _mm512_min_epu8, _mm512_max_epu8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps
+    Zmm,
+    64,
+    __m512i,
+    __m512,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    store512,
+    _mm512_dpbusd_epi32,
+    _mm512_unpacklo_epi8,
+    _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi16,
+    _mm512_unpackhi_epi16,
+    _mm512_cvtepi32_ps,
+    _mm512_mul_ps,
+    _mm512_add_ps,
+    _mm512_max_ps,
+    _mm512_min_ps,
+    _mm512_cvtps_epi32,
+    _mm512_loadu_ps,
+    _mm512_packs_epi32,
+    _mm512_packus_epi16,
+    _mm512_adds_epi16,
+    _mm512_add_epi32,
+    _mm512_sub_epi32,
+    _mm512_set1_epi8,
+    _mm512_min_epu8,
+    _mm512_max_epu8,
+    _mm512_set1_epi16,
+    _mm512_set1_epi32,
+    _mm512_set1_ps
 );
 quads!(
-    Ymm, 32, __m256i, __m256, _mm256_loadu_si256, _mm256_storeu_si256, store256, _mm256_dpbusd_epi32,
-    _mm256_unpacklo_epi8, _mm256_unpackhi_epi8, _mm256_unpacklo_epi16, _mm256_unpackhi_epi16, _mm256_cvtepi32_ps, _mm256_mul_ps,
-    _mm256_add_ps, _mm256_max_ps, _mm256_min_ps, _mm256_cvtps_epi32, _mm256_loadu_ps, _mm256_packs_epi32, _mm256_packus_epi16,
-    _mm256_adds_epi16, _mm256_add_epi32, _mm256_sub_epi32, _mm256_set1_epi8, _mm256_min_epu8, _mm256_max_epu8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps
+    Ymm,
+    32,
+    __m256i,
+    __m256,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    store256,
+    _mm256_dpbusd_epi32,
+    _mm256_unpacklo_epi8,
+    _mm256_unpackhi_epi8,
+    _mm256_unpacklo_epi16,
+    _mm256_unpackhi_epi16,
+    _mm256_cvtepi32_ps,
+    _mm256_mul_ps,
+    _mm256_add_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    _mm256_cvtps_epi32,
+    _mm256_loadu_ps,
+    _mm256_packs_epi32,
+    _mm256_packus_epi16,
+    _mm256_adds_epi16,
+    _mm256_add_epi32,
+    _mm256_sub_epi32,
+    _mm256_set1_epi8,
+    _mm256_min_epu8,
+    _mm256_max_epu8,
+    _mm256_set1_epi16,
+    _mm256_set1_epi32,
+    _mm256_set1_ps
 );
 quads!(
-    Xmm, 16, __m128i, __m128, _mm_loadu_si128, _mm_storeu_si128, store128, _mm_dpbusd_epi32,
-    _mm_unpacklo_epi8, _mm_unpackhi_epi8, _mm_unpacklo_epi16, _mm_unpackhi_epi16, _mm_cvtepi32_ps, _mm_mul_ps,
-    _mm_add_ps, _mm_max_ps, _mm_min_ps, _mm_cvtps_epi32, _mm_loadu_ps, _mm_packs_epi32, _mm_packus_epi16,
-    _mm_adds_epi16, _mm_add_epi32, _mm_sub_epi32, _mm_set1_epi8, _mm_min_epu8, _mm_max_epu8, _mm_set1_epi16, _mm_set1_epi32, _mm_set1_ps
+    Xmm,
+    16,
+    __m128i,
+    __m128,
+    _mm_loadu_si128,
+    _mm_storeu_si128,
+    store128,
+    _mm_dpbusd_epi32,
+    _mm_unpacklo_epi8,
+    _mm_unpackhi_epi8,
+    _mm_unpacklo_epi16,
+    _mm_unpackhi_epi16,
+    _mm_cvtepi32_ps,
+    _mm_mul_ps,
+    _mm_add_ps,
+    _mm_max_ps,
+    _mm_min_ps,
+    _mm_cvtps_epi32,
+    _mm_loadu_ps,
+    _mm_packs_epi32,
+    _mm_packus_epi16,
+    _mm_adds_epi16,
+    _mm_add_epi32,
+    _mm_sub_epi32,
+    _mm_set1_epi8,
+    _mm_min_epu8,
+    _mm_max_epu8,
+    _mm_set1_epi16,
+    _mm_set1_epi32,
+    _mm_set1_ps
 );
 quads!(
-    VexYmm, 32, __m256i, __m256, _mm256_loadu_si256, _mm256_storeu_si256, store256_by_pieces, _mm256_dpbusd_avx_epi32,
-    _mm256_unpacklo_epi8, _mm256_unpackhi_epi8, _mm256_unpacklo_epi16, _mm256_unpackhi_epi16, _mm256_cvtepi32_ps, _mm256_mul_ps,
-    _mm256_add_ps, _mm256_max_ps, _mm256_min_ps, _mm256_cvtps_epi32, _mm256_loadu_ps, _mm256_packs_epi32, _mm256_packus_epi16,
-    _mm256_adds_epi16, _mm256_add_epi32, _mm256_sub_epi32, _mm256_set1_epi8, _mm256_min_epu8, _mm256_max_epu8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps
+    VexYmm,
+    32,
+    __m256i,
+    __m256,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    store256_by_pieces,
+    _mm256_dpbusd_avx_epi32,
+    _mm256_unpacklo_epi8,
+    _mm256_unpackhi_epi8,
+    _mm256_unpacklo_epi16,
+    _mm256_unpackhi_epi16,
+    _mm256_cvtepi32_ps,
+    _mm256_mul_ps,
+    _mm256_add_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    _mm256_cvtps_epi32,
+    _mm256_loadu_ps,
+    _mm256_packs_epi32,
+    _mm256_packus_epi16,
+    _mm256_adds_epi16,
+    _mm256_add_epi32,
+    _mm256_sub_epi32,
+    _mm256_set1_epi8,
+    _mm256_min_epu8,
+    _mm256_max_epu8,
+    _mm256_set1_epi16,
+    _mm256_set1_epi32,
+    _mm256_set1_ps
 );
 quads!(
-    VexXmm, 16, __m128i, __m128, _mm_loadu_si128, _mm_storeu_si128, store128_by_pieces, _mm_dpbusd_avx_epi32,
-    _mm_unpacklo_epi8, _mm_unpackhi_epi8, _mm_unpacklo_epi16, _mm_unpackhi_epi16, _mm_cvtepi32_ps, _mm_mul_ps,
-    _mm_add_ps, _mm_max_ps, _mm_min_ps, _mm_cvtps_epi32, _mm_loadu_ps, _mm_packs_epi32, _mm_packus_epi16,
-    _mm_adds_epi16, _mm_add_epi32, _mm_sub_epi32, _mm_set1_epi8, _mm_min_epu8, _mm_max_epu8, _mm_set1_epi16, _mm_set1_epi32, _mm_set1_ps
+    VexXmm,
+    16,
+    __m128i,
+    __m128,
+    _mm_loadu_si128,
+    _mm_storeu_si128,
+    store128_by_pieces,
+    _mm_dpbusd_avx_epi32,
+    _mm_unpacklo_epi8,
+    _mm_unpackhi_epi8,
+    _mm_unpacklo_epi16,
+    _mm_unpackhi_epi16,
+    _mm_cvtepi32_ps,
+    _mm_mul_ps,
+    _mm_add_ps,
+    _mm_max_ps,
+    _mm_min_ps,
+    _mm_cvtps_epi32,
+    _mm_loadu_ps,
+    _mm_packs_epi32,
+    _mm_packus_epi16,
+    _mm_adds_epi16,
+    _mm_add_epi32,
+    _mm_sub_epi32,
+    _mm_set1_epi8,
+    _mm_min_epu8,
+    _mm_max_epu8,
+    _mm_set1_epi16,
+    _mm_set1_epi32,
+    _mm_set1_ps
 );
 
 /// Sixteen channels widened to words, taps in pairs.

@@ -1,5 +1,6 @@
 //! Convolution: its definition, and the choice between the ways of computing it. All of them give the same bits.
 
+pub(crate) mod depthwise;
 pub(crate) mod direct;
 pub(crate) mod pooled;
 pub(crate) mod winograd;
@@ -57,6 +58,9 @@ impl Operator for Conv {
 
     fn plan(&self, site: &Site<'_>, p: &mut Planner<'_>) -> crate::Result<()> {
         let layer = Layer::new(self, site, p)?;
+        if depthwise::fits(&layer) {
+            return depthwise::plan(&layer, site, p);
+        }
         match winograd::choose(&layer, p) {
             Some(kernel) => winograd::plan(&layer, kernel, site, p),
             None => direct::plan(&layer, site, p),
