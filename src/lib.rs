@@ -13,6 +13,7 @@ pub mod graph;
 pub mod image;
 pub mod import;
 pub mod kernels;
+pub mod labels;
 pub mod metadata;
 pub mod model;
 pub mod ops;
@@ -21,5 +22,6 @@ pub mod plan;
 pub mod program;
 pub mod report;
 pub mod source;
+pub mod text;
 
 pub use error::{Error, Result};

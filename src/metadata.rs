@@ -30,6 +30,10 @@ pub struct Preprocess {
     pub mean: Vec<f32>,
     /// Divides last, one per channel.
     pub std: Vec<f32>,
+    /// Pictures are taken as they are stored, whatever turn their EXIF data asks for, as torchvision's ImageFolder does.
+    /// A record without it means that pictures are turned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_exif: bool,
 }
 
 /// How a picture reaches the network's size. Bilinear, antialiased when it shrinks (as Pillow and torchvision do).

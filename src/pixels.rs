@@ -58,7 +58,15 @@ mod tests {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(file);
             for (color, threads, resize) in [(Color::Rgb, 1, Resize::Stretch), (Color::Bgr, 2, Resize::ShortSide(68))] {
                 let mut model = Model::load(&path, &LoadOptions { threads, ..Default::default() }).unwrap();
-                let p = Preprocess { width: 64, height: 64, resize, color, mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.3, 0.25] };
+                let p = Preprocess {
+                    width: 64,
+                    height: 64,
+                    resize,
+                    color,
+                    mean: vec![0.4, 0.5, 0.6],
+                    std: vec![0.2, 0.3, 0.25],
+                    ignore_exif: false,
+                };
                 let mut preprocessor = Preprocessor::new(p).unwrap();
                 let mut values = Vec::new();
                 preprocessor.run(&picture, &mut values).unwrap();

@@ -184,6 +184,46 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &b| (0..8).fold(crc ^ u32::from(b), |c, _| (c >> 1) ^ (0xedb8_8320 * (c & 1))))
 }
 
+/// Labels and names of nodes come from the model's file: no terminal may obey them.
+#[test]
+fn a_model_cannot_command_the_terminal() {
+    let desk = Desk::new();
+    let mut model = onnx::decode(&std::fs::read(desk.path("good.onnx")).unwrap()).unwrap();
+    let labels: Vec<String> = (0..8 * 9 * 9).map(|i| format!("a\u{1b}[2J\u{9b}31m\r{i}\u{202e}")).collect();
+    onnx::set_metadata(&mut model, edge_infer::metadata::LABELS_KEY, serde_json::to_string(&labels).unwrap());
+    for node in &mut onnx::graph_mut(&mut model).unwrap().node {
+        node.name = format!("\u{1b}]0;{}\u{7}", node.name);
+    }
+    desk.write("evil.onnx", &model.encode_to_vec());
+    let clean = |args: &[&str]| {
+        let out = Command::cargo_bin("edge-infer").unwrap().current_dir(&desk.folder).args(args).output().unwrap();
+        for bytes in [&out.stdout, &out.stderr] {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}'), "{args:?}: {text:?}");
+        }
+        assert!(!out.stdout.is_empty() && out.status.success(), "{args:?}");
+    };
+    clean(&["--model", "evil.onnx", "--image", "picture.ppm"]);
+    clean(&["--model", "evil.onnx", "--image", "picture.ppm", "--json"]);
+    clean(&["inspect", "evil.onnx"]);
+    clean(&["bench", "--model", "evil.onnx", "--runs", "1", "--layers"]);
+    // In an error message, too.
+    onnx::graph_mut(&mut model).unwrap().node[0].input[0] = "\u{1b}[2J".into();
+    desk.write("worse.onnx", &model.encode_to_vec());
+    desk.fails(1, &["inspect", "worse.onnx"], &["\u{FFFD}[2J"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_compiled_model_may_be_read_by_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    Command::cargo_bin("edge-infer").unwrap().current_dir(&desk.folder).args(["compile", "good.onnx"]).assert().success();
+    let mode = |name: &str| std::fs::metadata(desk.path(name)).unwrap().permissions().mode() & 0o777;
+    // As any file that this process makes.
+    assert_eq!(mode("good.edge"), mode("x.f32"));
+}
+
 /// One bad picture must not lose the answers for the others, but must show in the exit code.
 #[test]
 fn good_pictures_beside_bad_ones() {

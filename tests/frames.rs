@@ -113,3 +113,25 @@ fn wrong_usage_is_2_and_writes_nothing() {
     edge_infer().args(["--model", MODEL, "--frames"]).arg(&output).assert().code(1);
     assert!(!output.exists());
 }
+
+/// A stream of garbage must not fill the log.
+#[test]
+fn a_thousand_undecodable_frames_are_a_few_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = folder.path().join("bad.frames");
+    let mut bytes = Vec::new();
+    for sequence in 0..1000 {
+        let info = edge_wire::FrameInfo { sequence, ..edge_wire::FrameInfo::jpeg(64, 64, 4).unwrap() };
+        for chunk in edge_wire::Chunks::new(info, &[0xFF, 0xD8, 0xFF, 0xD9], 1024).unwrap() {
+            bytes.extend_from_slice(&chunk.header);
+            bytes.extend_from_slice(chunk.payload);
+        }
+    }
+    std::fs::write(&stream, bytes).unwrap();
+    let mut command = edge_infer();
+    command.args(["--model", MODEL, "--json", "--frames"]).arg(&stream);
+    let answers = answers(command);
+    assert!(answers.code == 1 && answers.stderr.contains("1000 undecodable"), "{}", answers.stderr);
+    let lines = answers.stderr.lines().filter(|l| l.contains("error: ") && l.contains(": frame ")).count();
+    assert!((1..=12).contains(&lines), "{lines}");
+}

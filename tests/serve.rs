@@ -44,6 +44,17 @@ impl Server {
 }
 
 impl Web {
+    /// Connects from 127.0.0.`last`: another address for each number.
+    fn connect_from(&self, last: u8) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&stream, &SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        connect(&stream, &self.address).unwrap();
+        let stream = TcpStream::from(stream);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -323,4 +334,164 @@ fn it_stops_gracefully_and_tells_systemd() {
     let _ = idle.shutdown(Shutdown::Both);
     let (code, _, stderr) = server.running.end();
     assert!(code == 0 && stderr.contains("1 posted pictures classified"), "{stderr}");
+}
+
+#[test]
+fn pages_of_other_sites_are_refused_and_the_log_stays_short() {
+    let mut server = Server::start(&[]);
+    let web = server.web;
+    let body = picture("bag");
+    let ask = |start: &str, headers: &str, body: &[u8]| {
+        let head = format!("{start} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        web.raw(&[head.as_bytes(), body].concat())
+    };
+    let host = format!("Host: {}\r\n", web.address);
+    assert_eq!(ask("POST /v1/classify", &host, &body).0, 200);
+    assert_eq!(ask("POST /v1/classify", &format!("{host}Origin: http://{}\r\nSec-Fetch-Site: same-origin\r\n", web.address), &body).0, 200);
+    for (start, headers, code) in [
+        ("POST /v1/classify", format!("{host}Origin: http://evil.example\r\n"), 403),
+        ("POST /v1/classify", format!("{host}Origin: null\r\nSec-Fetch-Site: cross-site\r\n"), 403),
+        ("GET /v1/frame", format!("{host}Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n"), 403),
+        ("GET /v1/state", format!("{host}Sec-Fetch-Site: same-site\r\n"), 403),
+        ("GET /", format!("{host}Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"), 200),
+        ("GET /v1/state", format!("{host}Host: evil.example\r\n"), 400),
+        ("GET /v1/state", String::new(), 400),
+        ("GET http://evil.example/v1/state", host.clone(), 400),
+        ("GET http://evil.example/v1/state", "Host: evil.example\r\n".into(), 403),
+    ] {
+        assert_eq!(ask(start, &headers, b"").0, code, "{start} {headers}");
+    }
+    // Nobody embeds what is answered.
+    for path in ["/", "/healthz", "/metrics", "/v1/state", "/v1/frame", "/nothing"] {
+        let head = server.get(path).1;
+        for line in [
+            "cross-origin-resource-policy: same-origin",
+            "cross-origin-embedder-policy: require-corp",
+            "cross-origin-opener-policy: same-origin",
+            "frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+        ] {
+            assert!(head.contains(line), "{path}: {line} in {head}");
+        }
+    }
+    server.running.says("denied: 127.0.0.1: POST /v1/classify: 403 a page of another site asked for this");
+    for _ in 0..200 {
+        assert_eq!(ask("GET /v1/state", &format!("{host}Origin: http://evil.example\r\n"), b"").0, 403);
+    }
+    server.running.terminate();
+    let (_, _, said) = server.running.end();
+    let lines = said.matches("denied: ").count();
+    assert!((8..=12).contains(&lines), "{lines}: {said}");
+}
+
+#[test]
+fn one_neighbour_cannot_lock_the_others_out() {
+    let server = Server::start(&["--max-connections", "20", "--max-rate", "50"]);
+    // Another address takes every connection, and renews what it loses.
+    let mut hoard: Vec<_> = (0..40).map(|_| server.connect_from(2)).collect();
+    wait_until("all are taken", || {
+        let mut stream = server.connect_from(2);
+        let mut answer = Vec::new();
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).contains(" 503 ")
+    });
+    for _ in 0..15 {
+        assert_eq!(server.get("/healthz").0, 200, "a second address always gets a place");
+        hoard.push(server.connect_from(2));
+    }
+    drop(hoard);
+    // Bodies that never end hold memory: half of it at most.
+    let head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8388608\r\n\r\n";
+    let part = vec![0; (8 << 20) - 1];
+    let _holding: Vec<_> = (0..12)
+        .map(|_| {
+            let mut stream = server.connect_from(2);
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&part));
+            stream
+        })
+        .collect();
+    assert_eq!(server.post("/v1/classify", &picture("bag")).0, 200);
+    let large = [picture("bag"), vec![0; 7 << 20]].concat();
+    assert_eq!(server.post("/v1/classify", &large).0, 200, "there is memory left for a large one, too");
+    // Requests: one address has used up its own.
+    let mut busy = server.connect_from(3);
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    busy.write_all(&request.repeat(200)).unwrap();
+    busy.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut answers = Vec::new();
+    let _ = busy.read_to_end(&mut answers);
+    let text = String::from_utf8_lossy(&answers);
+    assert!(text.matches(" 200 OK").count() >= 50 && text.matches(" 429 ").count() >= 50, "{text}");
+    assert_eq!(server.get("/healthz").0, 200);
+    assert!(server.metric("edge_infer_http_requests_total{code=\"429\"}") >= 50.0);
+}
+
+#[test]
+fn clients_that_do_not_read_a_frame_share_one_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("camera.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = Server::start(&["--camera", &format!("unix:{}", path.display())]);
+    let mut link = listener.accept().unwrap().0;
+    // A JPEG file with 16 MB behind its end, as cameras pad theirs.
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode(&[90; 64 * 64 * 3], 64, 64, image::ExtendedColorType::Rgb8).unwrap();
+    jpeg.resize(16 << 20, 0);
+    let mut send = |sequence: u32| {
+        let info = edge_wire::FrameInfo { sequence, ..edge_wire::FrameInfo::jpeg(64, 64, jpeg.len() as u32).unwrap() };
+        for chunk in edge_wire::Chunks::new(info, &jpeg, 32_768).unwrap() {
+            link.write_all(&chunk.header).unwrap();
+            link.write_all(chunk.payload).unwrap();
+        }
+        wait_until("classified", || server.json("/v1/state")["classified"] == sequence + 1);
+    };
+    send(0);
+    let before = server.metric("process_resident_memory_bytes");
+    let mut clients = Vec::new();
+    for sequence in 1..=8 {
+        for _ in 0..5 {
+            let mut client = server.connect();
+            client.write_all(b"GET /v1/frame HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let mut status = [0; 12];
+            client.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 200");
+            clients.push(client);
+        }
+        send(sequence);
+    }
+    // 40 clients; four copies are let out, and the frame, its successor and the parser's buffer are there as well.
+    let grown = (server.metric("process_resident_memory_bytes") - before) / f64::from(1 << 20);
+    assert!(grown < 120.0, "{grown} MiB");
+}
+
+#[test]
+fn it_ends_soon_however_busy_it_is() {
+    let server = Server::start(&[]);
+    let mut large = Vec::new();
+    let pixels: Vec<u8> = (0..3000 * 3000 * 3u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut large, 50).encode(&pixels, 3000, 3000, image::ExtendedColorType::Rgb8).unwrap();
+    let head = |n: usize| format!("POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {n}\r\n\r\n");
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        let whole = i % 2 == 0;
+        client.write_all(head(large.len()).as_bytes()).unwrap();
+        let _ = client.write_all(if whole { &large } else { &large[..100] });
+    }
+    let start = Instant::now();
+    server.running.terminate();
+    let code = server.running.end().0;
+    assert!(code == 0 && start.elapsed() < Duration::from_secs(3), "{code} after {:?}", start.elapsed());
+}
+
+#[test]
+fn posted_pictures_are_turned_as_exif_asks_for() {
+    let server = Server::start(&[]);
+    let mut file = Vec::new();
+    let mut encoder = image::codecs::png::PngEncoder::new(&mut file);
+    let exif = b"II\x2A\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
+    image::ImageEncoder::set_exif_metadata(&mut encoder, exif).unwrap();
+    image::ImageEncoder::write_image(encoder, &[9; 40 * 20], 40, 20, image::ExtendedColorType::L8).unwrap();
+    let (code, answer) = server.post("/v1/classify", &file);
+    assert_eq!((code, &answer["width"], &answer["height"]), (200, &20.into(), &40.into()));
 }

@@ -1,7 +1,8 @@
 //! The default command with `--camera` or `--frames`: frames in, a label per frame out.
 
 use super::classify::{Class, ClassifyArgs, milliseconds, top};
-use super::{RunArgs, preprocess};
+use super::rate::Lines;
+use super::{RunArgs, guard, new_file_in, preprocess};
 use anyhow::Context;
 use edge_infer::Error;
 use edge_infer::image::Preprocessor;
@@ -97,7 +98,7 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
 
     let mut out = std::io::stdout().lock();
     let (mut done, mut undecodable, mut unsaved, mut total_ms) = (0u64, 0u32, 0u32, 0.0);
-    let (mut ages, color) = (Ages::default(), preprocessor.record().color);
+    let (mut ages, mut complaints) = (Ages::default(), Lines::new(Instant::now()));
     while !stop.load(Ordering::Relaxed) && args.count.is_none_or(|count| done < count) {
         let frame = match camera.next(TICK) {
             Next::Nothing => continue,
@@ -106,12 +107,14 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
             Next::Frame(frame) => frame,
         };
         let start = Instant::now();
-        let picture = pixels::decode(&frame.as_wire(), color);
-        let prepared = match picture.as_ref().map_err(String::clone).and_then(|picture| preprocessor.pixels(picture)) {
+        let picture = guard(|| pixels::decode(&frame.as_wire(), preprocessor.record()));
+        let prepared = match picture.and_then(|picture| guard(|| preprocessor.pixels(&picture))) {
             Ok(prepared) => prepared,
             Err(reason) => {
                 undecodable += 1;
-                eprintln!("error: {address}: frame {}: {reason}", frame.info.sequence);
+                if let Some(more) = complaints.next(Instant::now()) {
+                    eprintln!("error: {address}: frame {}: {reason}{more}", frame.info.sequence);
+                }
                 continue;
             }
         };
@@ -225,15 +228,27 @@ impl Ages {
     }
 }
 
+/// A label as a part of a file's name, which as a whole has at most 255 bytes, and a letter has up to four.
+fn file_name_part(label: &str) -> String {
+    let mut part = String::new();
+    for c in label.chars() {
+        let c = if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
+        if part.len() + c.len_utf8() > 120 {
+            break;
+        }
+        part.push(c);
+    }
+    part
+}
+
 /// Writes a frame, whole or not at all: a JPEG file as it came, pixels as PNG.
 fn save(folder: &Path, frame: &CameraFrame, top: &[Class]) -> anyhow::Result<PathBuf> {
-    let label = top.first().map_or("none", |c| c.label.as_str());
-    let label: String = label.chars().take(60).map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect();
+    let label = file_name_part(top.first().map_or("none", |c| c.label.as_str()));
     let (bytes, extension) = pixels::to_file(&frame.as_wire()).map_err(anyhow::Error::msg)?;
     // The sequence begins anew with the sender; time does not.
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis());
     let path = folder.join(format!("{time}-{}-{label}.{extension}", frame.info.sequence));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    let mut file = new_file_in(folder)?;
     file.write_all(&bytes).map_err(|e| Error::io(&path, e))?;
     file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
     Ok(path)
@@ -247,4 +262,20 @@ fn print(out: &mut impl Write, answer: &Answer, json: bool) -> std::io::Result<(
     let seconds = answer.timestamp_us as f64 / 1e6;
     let best = answer.top.first().map_or(String::new(), |c| format!("{} {:.2} %", c.label, 100.0 * c.probability));
     writeln!(out, "{:6} {seconds:12.6} s  {best}  {:.2} ms", answer.sequence, answer.latency_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_fit_file_names() {
+        assert_eq!(file_name_part("T-shirt/top"), "T-shirt-top");
+        assert_eq!(file_name_part("../\0x\x1b[2J"), "----x--2J");
+        let long = file_name_part(&"\u{20000}".repeat(1000));
+        assert!(long.len() <= 120 && long.chars().count() == 30);
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("{}-{}-{long}.jpg", u64::MAX, u32::MAX);
+        std::fs::write(folder.path().join(name), b"").unwrap();
+    }
 }

@@ -120,7 +120,7 @@ pub fn milliseconds(since: Instant) -> f64 {
 
 fn one<'m>(model: &'m mut Model, preprocessor: &mut Preprocessor, path: &Path) -> edge_infer::Result<(f64, f64, &'m [f32])> {
     let start = Instant::now();
-    let picture = image::decode(path, preprocessor.record().color)?;
+    let picture = image::decode(path, preprocessor.record())?;
     let pixels = preprocessor.pixels(&picture).map_err(|reason| edge_infer::Error::image(path, reason))?;
     let prepare_ms = milliseconds(start);
     let start = Instant::now();

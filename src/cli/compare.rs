@@ -82,7 +82,7 @@ impl Subject {
     }
 
     fn run(&mut self, path: &Path) -> edge_infer::Result<()> {
-        let picture = image::decode(path, self.preprocessor.record().color)?;
+        let picture = image::decode(path, self.preprocessor.record())?;
         self.preprocessor.run(&picture, &mut self.input).map_err(|reason| Error::image(path, reason))?;
         let start = Instant::now();
         let logits = self.model.run(&self.input)?;

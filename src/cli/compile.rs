@@ -1,13 +1,13 @@
 //! `edge-infer compile`: a model becomes a program that is mapped instead of imported.
 
-use super::RunArgs;
+use super::{RunArgs, new_file_in};
 use anyhow::Context;
 use clap::Args;
 use edge_infer::Error;
 use edge_infer::import::COMPILED_EXTENSION;
 use edge_infer::model::{LoadOptions, compile};
 use edge_infer::plan::Policy;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Write a model as a program for this processor: it starts at once, and needs less memory
@@ -41,6 +41,10 @@ pub fn run(args: &CompileArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let policy = if args.low_memory { Policy::Direct } else { Policy::default() };
     compile(&args.model, &output, &LoadOptions { policy, ..run.options() })
         .with_context(|| format!("cannot compile {}", args.model.display()))?;
+    // Others may read it as far as the umask lets them: a service runs as another user.
+    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let like_any_new_file = new_file_in(folder)?.as_file().metadata().map_err(|e| Error::io(folder, e))?.permissions();
+    std::fs::set_permissions(&output, like_any_new_file).map_err(|e| Error::io(&output, e))?;
     let bytes = std::fs::metadata(&output).map_err(|e| Error::io(&output, e))?.len();
     println!("{}: {:.1} MB", output.display(), bytes as f64 / 1e6);
     Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 use super::RunArgs;
 use clap::Args;
+use edge_infer::text::one_line;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,7 +43,7 @@ pub fn run(args: &InspectArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let widths: Vec<usize> = (0..rows[0].len()).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
     for row in &rows {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:w$}")).collect();
-        writeln!(out, "{}", line.join("  ").trim_end())?;
+        writeln!(out, "{}", one_line(line.join("  ").trim_end()))?;
     }
     let int8 = report.nodes.iter().filter(|n| n.why.is_none()).count();
     writeln!(

@@ -7,6 +7,7 @@ mod compare;
 mod compile;
 mod generate;
 mod inspect;
+mod rate;
 mod record;
 mod serve;
 mod tensor;
@@ -17,7 +18,10 @@ use edge_infer::Error;
 use edge_infer::board::{self, Board, Pinned};
 use edge_infer::metadata::{Color, Preprocess, Resize};
 use edge_infer::model::{LoadOptions, Model};
+use edge_infer::text::{one_line, printable};
 use std::io::{ErrorKind, IsTerminal};
+use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -131,7 +135,8 @@ pub fn main() -> ExitCode {
         // The reader of our output has seen enough (`| head`).
         Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            // It may quote names out of a model.
+            eprintln!("error: {}", printable(&format!("{e:#}")));
             let usage = e.chain().any(|c| matches!(c.downcast_ref::<Error>(), Some(Error::Usage(_))));
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -155,6 +160,7 @@ fn preprocess(model: &Model, path: &Path) -> anyhow::Result<Preprocess> {
                 color: if gray { Color::Gray } else { Color::Rgb },
                 mean: if gray { vec![0.449] } else { vec![0.485, 0.456, 0.406] },
                 std: if gray { vec![0.226] } else { vec![0.229, 0.224, 0.225] },
+                ignore_exif: false,
             }
         }
     };
@@ -183,7 +189,19 @@ fn progress(count: usize, what: &'static str) -> indicatif::ProgressBar {
 
 /// Name of a class: its label, or its number.
 fn label(labels: &[String], class: usize) -> String {
-    labels.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
+    labels.get(class).map_or_else(|| format!("class {class}"), |name| one_line(name).into_owned())
+}
+
+/// A file that appears whole or not at all (`persist`), with the permissions that any new file gets.
+fn new_file_in(folder: &Path) -> edge_infer::Result<tempfile::NamedTempFile> {
+    // As for `open`, the umask takes away what the user wants nobody to have.
+    let permissions = PermissionsExt::from_mode(0o666);
+    tempfile::Builder::new().permissions(permissions).tempfile_in(folder).map_err(|e| Error::io(folder, e))
+}
+
+/// A decoder that panics costs its picture, and no more.
+fn guard<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err("the decoder failed on it".into()))
 }
 
 /// Index of the largest value, the first of equals (as numpy's argmax).

@@ -92,13 +92,16 @@ fn write(args: &RecordArgs, pictures: &[PathBuf], out: &mut dyn Write) -> anyhow
 fn frame(args: &RecordArgs, path: &Path) -> edge_infer::Result<(FrameInfo, Vec<u8>)> {
     let bad = |reason| Error::image(path, reason);
     let color = if args.format == PixelFormat::Gray8 { Color::Gray } else { Color::Rgb };
-    let mut picture: Picture = image::decode(path, color)?;
+    let picture: Picture = image::decode(path, color)?;
     if let Some((width, height)) = args.size {
-        picture = picture.resized(width, height).map_err(bad)?;
-    } else if args.format == PixelFormat::Jpeg {
+        return pixels::encode(&picture.resized(width, height).map_err(bad)?, args.format, args.quality).map_err(bad);
+    }
+    if args.format == PixelFormat::Jpeg {
         let file = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        if file.starts_with(b"\xFF\xD8\xFF") {
-            return Ok((pixels::describe(&picture, args.format, file.len()).map_err(bad)?, file));
+        // A frame's size is the stored one; whoever decodes it turns it.
+        if let Ok(stored) = image::jpeg::layout(&file) {
+            let info = pixels::describe((stored.width, stored.height), args.format, file.len()).map_err(bad)?;
+            return Ok((info, file));
         }
     }
     pixels::encode(&picture, args.format, args.quality).map_err(bad)

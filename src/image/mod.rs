@@ -1,32 +1,20 @@
 //! Pictures → network input, as a model's [`Preprocess`] record says: bilinear, antialiased when it shrinks
 //! (Pillow's and torchvision's filter), then normalised to f32, NCHW.
 
+mod decode;
+pub mod jpeg;
+
 use crate::metadata::{Color, Preprocess, Resize};
 use crate::pixels::Pixels;
 use crate::{Error, Result};
+pub(crate) use decode::luma;
+pub use decode::{DecodeOptions, MAX_PIXELS, MAX_SIDE, Picture, check_size, decode, decode_bytes, decode_jpeg};
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use std::path::{Path, PathBuf};
 
-/// Longest side of a picture that is decoded.
-pub const MAX_SIDE: u32 = 16_384;
-/// Most pixels of a picture that is decoded; checked from its header, before memory is taken.
-pub const MAX_PIXELS: u64 = 64 << 20;
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pnm", "pbm"];
-
-/// A decoded picture: 8 bits a channel, rows from the top, no padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// `width · height · channels` bytes; channels are 3 (RGB) or 1 (luma).
-    pub data: Vec<u8>,
-    /// 3 or 1.
-    pub channels: usize,
-}
 
 /// Checks what files and flags may set to anything.
 pub fn validate(p: &Preprocess) -> Result<()> {
@@ -49,70 +37,7 @@ pub fn validate(p: &Preprocess) -> Result<()> {
     Ok(())
 }
 
-/// Decodes a file to as many channels as `color` wants.
-pub fn decode(path: &Path, color: Color) -> Result<Picture> {
-    let open = || image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e));
-    let bad = |e: image::ImageError| Error::image(path, format!("{e}; PNG, JPEG, BMP and PNM are read"));
-    let (width, height) = open()?.into_dimensions().map_err(bad)?;
-    check_size(width, height).map_err(|reason| Error::image(path, reason))?;
-    Ok(Picture::new(limited(open()?).decode().map_err(bad)?, color))
-}
-
-/// Decodes a JPEG file in memory.
-pub fn decode_jpeg(bytes: &[u8], color: Color) -> Result<Picture, String> {
-    decode_as(bytes, image::ImageFormat::Jpeg, color, MAX_PIXELS)
-}
-
-/// Decodes a file in memory, of whatever format it is, of at most `max_pixels`.
-pub fn decode_bytes(bytes: &[u8], color: Color, max_pixels: u64) -> Result<Picture, String> {
-    let format = image::guess_format(bytes).map_err(|_| "not a picture; PNG, JPEG, BMP and PNM are read".to_string())?;
-    decode_as(bytes, format, color, max_pixels)
-}
-
-fn decode_as(bytes: &[u8], format: image::ImageFormat, color: Color, max_pixels: u64) -> Result<Picture, String> {
-    let reader = || image::ImageReader::with_format(std::io::Cursor::new(bytes), format);
-    let (width, height) = reader().into_dimensions().map_err(|e| e.to_string())?;
-    check_size(width, height)?;
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(format!("{width}×{height} pixels; at most {max_pixels} in all are read: scale it down"));
-    }
-    // The decoder paints what is missing of a cut file grey.
-    if format == image::ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err("the JPEG file is cut: it has no end".into());
-    }
-    Ok(Picture::new(limited(reader()).decode().map_err(|e| e.to_string())?, color))
-}
-
-/// Whether an end-of-image marker follows the last start of a scan. Inside a scan FF is followed by 0 or a restart
-/// marker (ITU-T T.81, B.1.1.5), so that neither can turn up by chance; thumbnails come before.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    let last = |marker: u8| bytes.windows(2).rposition(|w| w == [0xFF, marker]);
-    last(0xDA).is_some_and(|scan| last(0xD9).is_some_and(|end| end > scan))
-}
-
-/// Refuses sizes that would take too much memory.
-pub fn check_size(width: u32, height: u32) -> Result<(), String> {
-    if width == 0 || height == 0 || width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(format!("{width}×{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read: scale it down"));
-    }
-    Ok(())
-}
-
-fn limited<R: std::io::BufRead + std::io::Seek>(mut reader: image::ImageReader<R>) -> image::ImageReader<R> {
-    let mut limits = image::Limits::default();
-    limits.max_alloc = Some(1 << 30);
-    reader.limits(limits);
-    reader
-}
-
 impl Picture {
-    /// A decoded picture, with as many channels as `color` wants.
-    pub fn new(decoded: image::DynamicImage, color: Color) -> Self {
-        let (width, height, channels) = (decoded.width(), decoded.height(), color.channels());
-        let data = if channels == 1 { decoded.into_luma8().into_raw() } else { decoded.into_rgb8().into_raw() };
-        Picture { width, height, data, channels }
-    }
-
     /// Scaled to exactly this size, filtered as the networks' inputs are.
     pub fn resized(&self, width: u32, height: u32) -> Result<Picture, String> {
         check_size(width, height)?;
@@ -207,7 +132,7 @@ impl Preprocessor {
 /// Decodes one picture to `1·C·H·W` values.
 pub fn load_tensor(path: &Path, p: &Preprocess) -> Result<Vec<f32>> {
     let mut out = Vec::new();
-    Preprocessor::new(p.clone())?.run(&decode(path, p.color)?, &mut out).map_err(|reason| Error::image(path, reason))?;
+    Preprocessor::new(p.clone())?.run(&decode(path, p)?, &mut out).map_err(|reason| Error::image(path, reason))?;
     Ok(out)
 }
 
@@ -254,7 +179,7 @@ mod tests {
     use super::*;
 
     fn record(size: u32, resize: Resize) -> Preprocess {
-        Preprocess { width: size, height: size, resize, color: Color::Rgb, mean: vec![0.5; 3], std: vec![0.25; 3] }
+        Preprocess { width: size, height: size, resize, color: Color::Rgb, mean: vec![0.5; 3], std: vec![0.25; 3], ignore_exif: false }
     }
 
     #[test]
@@ -279,32 +204,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_files_are_errors() {
+    fn no_pictures_are_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.png");
-        std::fs::write(&path, b"").unwrap();
-        assert!(matches!(decode(&path, Color::Rgb), Err(Error::Image { .. })));
-        // A PNG header that promises 20000×20000 pixels.
-        let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
-        png.extend([0, 0, 0x4e, 0x20, 0, 0, 0x4e, 0x20, 8, 2, 0, 0, 0, 0x8f, 0x3c, 0x7f, 0x5a]);
-        std::fs::write(&path, &png).unwrap();
-        assert!(decode(&path, Color::Rgb).is_err());
         assert!(collect(&[folder.path().join("none")]).is_err());
-    }
-
-    #[test]
-    fn cut_jpeg_files_are_errors_wherever_they_are_cut() {
-        let mut file = Vec::new();
-        let pixels: Vec<u8> = (0..64 * 64 * 3).map(|i| (i * 7 % 251) as u8).collect();
-        image::codecs::jpeg::JpegEncoder::new(&mut file).encode(&pixels, 64, 64, image::ExtendedColorType::Rgb8).unwrap();
-        assert_eq!(decode_bytes(&file, Color::Rgb, 4096).unwrap().width, 64);
-        assert!(decode_bytes(&file, Color::Rgb, 4095).unwrap_err().contains("at most 4095"));
-        for length in 0..file.len() - 1 {
-            assert!(decode_bytes(&file[..length], Color::Rgb, 4096).is_err(), "{length} of {} bytes", file.len());
-        }
-        // Cameras pad their files.
-        file.extend([0; 300]);
-        decode_bytes(&file, Color::Gray, 4096).unwrap();
+        assert!(collect(&[folder.path().to_owned()]).is_err());
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use super::onnx::{MAX_MODEL_BYTES, ModelProto, TensorProto};
 use crate::{Error, Result};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 use tract_onnx::pb::tensor_proto::DataLocation;
 
@@ -45,9 +48,9 @@ fn read(tensor: &mut TensorProto, folder: &Path, files: &mut HashMap<String, (Fi
     }
     if !files.contains_key(location) {
         let path = folder.join(location);
-        let missing = |e: std::io::Error| fail(format!("its data is in {}: {e}; keep that file beside the model", path.display()));
-        let file = File::open(&path).map_err(missing)?;
-        let length = file.metadata().map_err(missing)?.len();
+        let opened = open_beneath(folder, Path::new(location)).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (length, file) =
+            opened.map_err(|e| fail(format!("its data is in {}: {e}; keep that file beside the model", path.display())))?;
         files.insert(location.to_owned(), (file, length));
     }
     let Some((file, size)) = files.get_mut(location) else { return Err(fail("its file vanished".into())) };
@@ -63,4 +66,86 @@ fn read(tensor: &mut TensorProto, folder: &Path, files: &mut HashMap<String, (Fi
     tensor.external_data.clear();
     tensor.data_location = None;
     Ok(length)
+}
+
+/// Opening a FIFO or a device could wait for ever, or make it do something.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// Opens a file that the user named; links are followed, but only regular files are opened.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    regular(rustix::fs::open(path, READ, Mode::empty())?)
+}
+
+/// Opens a regular file in `folder` or below, that a model named: no link leads out of the folder.
+fn open_beneath(folder: &Path, location: &Path) -> io::Result<File> {
+    let folder = rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    match rustix::fs::openat2(&folder, location, READ, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+        // Linux before 5.6, or a sandbox that does not know the call: without links there is no way out either.
+        Err(Errno::NOSYS | Errno::PERM) => walk_beneath(folder, location),
+        Err(Errno::XDEV) => Err(io::Error::new(io::ErrorKind::PermissionDenied, "a link leads out of the model's folder")),
+        opened => regular(opened?),
+    }
+}
+
+/// Opens a regular file below a folder, following no link. `location` has no `..`.
+fn walk_beneath(mut folder: OwnedFd, location: &Path) -> io::Result<File> {
+    let mut components = location.components().filter(|c| matches!(c, Component::Normal(_))).peekable();
+    while let Some(component) = components.next() {
+        if components.peek().is_none() {
+            return regular(rustix::fs::openat(&folder, component.as_os_str(), READ | OFlags::NOFOLLOW, Mode::empty())?);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        folder = rustix::fs::openat(&folder, component.as_os_str(), flags, Mode::empty())?;
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn regular(file: OwnedFd) -> io::Result<File> {
+    let file = File::from(file);
+    match file.metadata()?.file_type() {
+        kind if kind.is_file() => Ok(file),
+        kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_regular_files_below_the_folder_are_opened() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), b"secret").unwrap();
+        let folder = outside.path().join("model");
+        std::fs::create_dir_all(folder.join("data")).unwrap();
+        std::fs::write(folder.join("data/weights"), b"weights").unwrap();
+        symlink("data/weights", folder.join("inside")).unwrap();
+        symlink("../secret", folder.join("outside")).unwrap();
+        symlink(outside.path().join("secret"), folder.join("absolute")).unwrap();
+        symlink("..", folder.join("up")).unwrap();
+        rustix::fs::mknodat(CWD, folder.join("fifo"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let content = |file: io::Result<File>| {
+            let mut text = String::new();
+            file.and_then(|mut f| f.read_to_string(&mut text)).map(|_| text).map_err(|e| e.to_string())
+        };
+        let beneath = |name: &str| content(open_beneath(&folder, Path::new(name)));
+        let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let walked = |name: &str| content(walk_beneath(open(&folder), Path::new(name)));
+        assert_eq!(beneath("data/weights").unwrap(), "weights");
+        assert_eq!(walked("./data/weights").unwrap(), "weights");
+        assert_eq!(beneath("inside").unwrap(), "weights");
+        for name in ["outside", "absolute", "up/secret"] {
+            assert!(beneath(name).unwrap_err().contains("out of the model's folder"), "{name}: {:?}", beneath(name));
+            assert!(walked(name).is_err());
+        }
+        for name in ["fifo", "data", "missing", "/etc/passwd"] {
+            assert!(beneath(name).is_err(), "{name}");
+        }
+        assert!(walked("fifo").is_err() && walked(".").is_err());
+        assert!(open_regular(&folder.join("fifo")).unwrap_err().to_string().contains("regular"));
+        // What the user names may be a link.
+        assert_eq!(content(open_regular(&folder.join("outside"))).unwrap(), "secret");
+    }
 }

@@ -1,38 +1,44 @@
 //! A frame's payload ↔ a picture. Layouts are `edge-wire`'s.
 
-use crate::image::{self as picture, Picture};
+use crate::image::{self as picture, DecodeOptions, Picture, jpeg};
 use crate::metadata::Color;
 use edge_wire::{Frame, FrameInfo, PixelFormat};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{DynamicImage, ExtendedColorType, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder};
+use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder};
+use std::borrow::Cow;
 
-/// Decodes a frame to as many channels as `color` wants.
-pub fn decode(frame: &Frame, color: Color) -> Result<Picture, String> {
+/// Most pixels of a JPEG frame: a few kilobytes can promise any number, and a decoder takes some ten bytes for each.
+pub const MAX_JPEG_PIXELS: u64 = 24 << 20;
+
+/// Decodes a frame.
+pub fn decode(frame: &Frame, options: impl Into<DecodeOptions>) -> Result<Picture, String> {
+    let options = options.into();
+    let color = options.color;
     let FrameInfo { format, width, height, .. } = frame.info;
     let (width, height) = (u32::from(width), u32::from(height));
     picture::check_size(width, height)?;
     let payload = frame.payload;
     let rgb = match format {
-        PixelFormat::Jpeg => {
-            let decoded = picture::decode_jpeg(payload, color)?;
-            if (decoded.width, decoded.height) != (width, height) {
-                return Err(format!("the header says {width}×{height}, the JPEG file {}×{}", decoded.width, decoded.height));
-            }
-            return Ok(decoded);
-        }
-        // Of a grey picture nothing needs computing.
+        PixelFormat::Jpeg => return picture::decode_jpeg(payload, (width, height), options, MAX_JPEG_PIXELS),
+        // Of a grey picture nothing needs computing; YUV has its luma in every second byte.
         PixelFormat::Gray8 if color == Color::Gray => return whole(frame, payload.to_vec(), 1),
+        PixelFormat::Yuv422 if color == Color::Gray => return whole(frame, payload.iter().copied().step_by(2).collect(), 1),
         PixelFormat::Gray8 => repeat(payload),
         PixelFormat::Rgb888 => payload.to_vec(),
         PixelFormat::Rgb565 => converted(payload, from_565),
         PixelFormat::Yuv422 => converted(payload, from_yuyv),
     };
     let picture = whole(frame, rgb, 3)?;
-    if color != Color::Gray {
-        return Ok(picture);
+    Ok(if color == Color::Gray { picture.into_luma() } else { picture })
+}
+
+/// A JPEG frame as a file that every program reads: with Huffman tables, which USB cameras leave out.
+fn jpeg_file(payload: &[u8]) -> Cow<'_, [u8]> {
+    match jpeg::layout(payload) {
+        Ok(layout) => jpeg::with_tables(payload, &layout),
+        // It was no picture, and stays none.
+        Err(_) => Cow::Borrowed(payload),
     }
-    let rgb = RgbImage::from_raw(width, height, picture.data).ok_or_else(|| short(frame))?;
-    Ok(Picture::new(DynamicImage::ImageRgb8(rgb), color))
 }
 
 /// A picture of the frame's size, if that is what the data is.
@@ -63,10 +69,10 @@ fn short(frame: &Frame) -> String {
     format!("{} bytes are not {}×{} pixels of {}", frame.payload.len(), frame.info.width, frame.info.height, frame.info.format)
 }
 
-/// A frame as a file, and its name's extension: a JPEG file as it came, pixels as PNG.
+/// A frame as a file, and its name's extension: JPEG as it came, pixels as PNG.
 pub fn to_file(frame: &Frame) -> Result<(Vec<u8>, &'static str), String> {
     if frame.info.format == PixelFormat::Jpeg {
-        return Ok((frame.payload.to_vec(), "jpg"));
+        return Ok((jpeg_file(frame.payload).into_owned(), "jpg"));
     }
     let gray = frame.info.format == PixelFormat::Gray8;
     let picture = decode(frame, if gray { Color::Gray } else { Color::Rgb })?;
@@ -79,11 +85,11 @@ pub fn to_file(frame: &Frame) -> Result<(Vec<u8>, &'static str), String> {
 }
 
 /// A frame as a JPEG file of this quality, 1 to 100; one that is such a file stays as it is.
-pub fn to_jpeg(frame: &Frame, quality: u8) -> Result<Vec<u8>, String> {
+pub fn to_jpeg<'a>(frame: &Frame<'a>, quality: u8) -> Result<Cow<'a, [u8]>, String> {
     if frame.info.format == PixelFormat::Jpeg {
-        return Ok(frame.payload.to_vec());
+        return Ok(jpeg_file(frame.payload));
     }
-    encode(&decode(frame, Color::Rgb)?, PixelFormat::Jpeg, quality).map(|(_, file)| file)
+    encode(&decode(frame, Color::Rgb)?, PixelFormat::Jpeg, quality).map(|(_, file)| Cow::Owned(file))
 }
 
 /// Encodes a picture: luma for [`PixelFormat::Gray8`], RGB for the others. `quality` is JPEG's, 1 to 100.
@@ -104,13 +110,13 @@ pub fn encode(picture: &Picture, format: PixelFormat, quality: u8) -> Result<(Fr
             file
         }
     };
-    Ok((describe(picture, format, payload.len())?, payload))
+    Ok((describe((picture.width, picture.height), format, payload.len())?, payload))
 }
 
-/// What a frame's header says of a picture whose payload has `length` bytes.
-pub fn describe(picture: &Picture, format: PixelFormat, length: usize) -> Result<FrameInfo, String> {
-    let side = |v: u32| u16::try_from(v).map_err(|_| format!("{}×{} pixels are too many for a frame", picture.width, picture.height));
-    let (width, height) = (side(picture.width)?, side(picture.height)?);
+/// What a frame's header says of a picture of this width and height whose payload has `length` bytes.
+pub fn describe((width, height): (u32, u32), format: PixelFormat, length: usize) -> Result<FrameInfo, String> {
+    let side = |v: u32| u16::try_from(v).map_err(|_| format!("{width}×{height} pixels are too many for a frame"));
+    let (width, height) = (side(width)?, side(height)?);
     let info = match format {
         PixelFormat::Jpeg => FrameInfo::jpeg(width, height, u32::try_from(length).unwrap_or(u32::MAX)),
         _ => FrameInfo::raw(format, width, height),
@@ -134,12 +140,11 @@ fn from_565(bytes: [u8; 2]) -> [u8; 3] {
 /// BT.601 full range (ITU-T T.871, JFIF) in 16-bit fixed point, rounded to nearest. The two pixels share their mean chroma.
 fn to_yuyv(rgb: [u8; 6]) -> [u8; 4] {
     let [r0, g0, b0, r1, g1, b1] = rgb.map(i32::from);
-    let luma = |r, g, b| ((19_595 * r + 38_470 * g + 7_471 * b + (1 << 15)) >> 16) as u8;
     let chroma = |v: i32| (((v + (1 << 16)) >> 17) + 128).clamp(0, 255) as u8;
     let (r, g, b) = (r0 + r1, g0 + g1, b0 + b1);
     let u = chroma(-11_058 * r - 21_710 * g + 32_768 * b);
     let v = chroma(32_768 * r - 27_439 * g - 5_329 * b);
-    [luma(r0, g0, b0), u, luma(r1, g1, b1), v]
+    [picture::luma([rgb[0], rgb[1], rgb[2]]), u, picture::luma([rgb[3], rgb[4], rgb[5]]), v]
 }
 
 fn from_yuyv([y0, u, y1, v]: [u8; 4]) -> [u8; 6] {
@@ -211,6 +216,33 @@ mod tests {
         assert_eq!(decode(&Frame { info, payload: &[7, 9] }, Color::Rgb).unwrap().data, [7, 7, 7, 9, 9, 9]);
         let info = FrameInfo::raw(PixelFormat::Rgb888, 1, 1).unwrap();
         assert_eq!(decode(&Frame { info, payload: &[8, 8, 8] }, Color::Gray).unwrap().data, [8]);
+        // Every format gives the same luma: BT.601.
+        for (format, most) in [(PixelFormat::Rgb888, 0), (PixelFormat::Yuv422, 0), (PixelFormat::Jpeg, 2), (PixelFormat::Rgb565, 5)] {
+            let green = Picture { width: 16, height: 16, data: [0, 255, 0].repeat(256), channels: 3 };
+            let (info, payload) = encode(&green, format, 100).unwrap();
+            let grey = decode(&Frame { info, payload: &payload }, Color::Gray).unwrap();
+            assert!(
+                grey.channels == 1 && grey.data.len() == 256 && grey.data.iter().all(|v| v.abs_diff(150) <= most),
+                "{format}: {grey:?}"
+            );
+        }
+    }
+
+    /// As USB cameras send it: without Huffman tables. What is saved or shown must have them.
+    #[test]
+    fn frames_without_huffman_tables_are_read_and_saved_with_them() {
+        let whole = encode(&colours(), PixelFormat::Jpeg, 90).unwrap().1;
+        let mut bare = whole.clone();
+        while let Some(at) = bare.windows(2).position(|w| w == [0xFF, 0xC4]) {
+            let length = usize::from(u16::from_be_bytes([bare[at + 2], bare[at + 3]]));
+            bare.drain(at..at + 2 + length);
+        }
+        let frame = |payload| Frame { info: FrameInfo::jpeg(64, 32, 1).unwrap(), payload };
+        let expected = decode(&frame(&whole), Color::Rgb).unwrap();
+        assert_eq!(decode(&frame(&bare), Color::Rgb).unwrap(), expected);
+        for file in [to_file(&frame(&bare)).unwrap().0, to_jpeg(&frame(&bare), 80).unwrap().into_owned()] {
+            assert_eq!(image::load_from_memory(&file).unwrap().into_rgb8().into_raw(), expected.data);
+        }
     }
 
     #[test]
@@ -218,7 +250,13 @@ mod tests {
         let jpeg = encode(&colours(), PixelFormat::Jpeg, 90).unwrap().1;
         let info = |w, h, n: usize| FrameInfo::jpeg(w, h, n as u32).unwrap();
         let other_size = decode(&Frame { info: info(32, 64, jpeg.len()), payload: &jpeg }, Color::Rgb);
-        assert!(other_size.unwrap_err().contains("64×32"));
+        assert!(other_size.unwrap_err().contains("has 64×32"));
+        // 64 million pixels in a file of a few bytes: refused by its size, and by a header that lies about it, before memory is taken.
+        let mut bomb = jpeg.clone();
+        let sof = bomb.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+        bomb[sof + 5..sof + 9].copy_from_slice(&[0x20, 0, 0x20, 0]);
+        assert!(decode(&Frame { info: info(64, 32, bomb.len()), payload: &bomb }, Color::Rgb).unwrap_err().contains("has 8192×8192"));
+        assert!(decode(&Frame { info: info(8192, 8192, bomb.len()), payload: &bomb }, Color::Rgb).unwrap_err().contains("at most"));
         assert!(decode(&Frame { info: info(64, 32, 100), payload: &jpeg[..100] }, Color::Rgb).is_err());
         assert!(decode(&Frame { info: info(64, 32, 3), payload: b"\x89PN" }, Color::Rgb).is_err());
         assert!(decode(&Frame { info: info(65_535, 65_535, jpeg.len()), payload: &jpeg }, Color::Rgb).is_err());

@@ -3,6 +3,7 @@
 use edge_infer::bench::compare::Comparison;
 use edge_infer::bench::report::{Interval, Layer, Measurement, Report};
 use edge_infer::bench::stats::Histogram;
+use edge_infer::text::one_line;
 use std::io::{Result, Write};
 
 /// Heights of a histogram's bars.
@@ -101,7 +102,7 @@ fn layers(out: &mut impl Write, m: &Measurement) -> Result<()> {
         writeln!(
             out,
             "{:width$}  {:11}  {macs:8.1}  {:9.4}  {share:6.1}  {:7.1}  {:>7}",
-            l.name,
+            one_line(&l.name),
             l.op,
             l.median_ms,
             l.gmacs_per_s,
@@ -160,7 +161,7 @@ pub fn comparison(out: &mut impl Write, c: &Comparison) -> Result<()> {
             p.verdict
         )?;
         for (name, a, b) in p.layers.iter().take(5) {
-            writeln!(out, "  {name}: {a:.4} → {b:.4} ms")?;
+            writeln!(out, "  {}: {a:.4} → {b:.4} ms", one_line(name))?;
         }
         for mark in &p.marks {
             writeln!(out, "  MARKED: {mark}")?;

@@ -1,19 +1,20 @@
 //! The threads that compute: one for the network, which answers the camera before anybody else, and one that decodes
 //! posted pictures.
 
+use super::fair::{Peer, Queue};
 use super::metrics::Metrics;
 use crate::cli::classify::{Class, top};
+use crate::cli::guard;
 use edge_infer::board::Snapshot;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
 use edge_infer::source::camera::{Camera, CameraFrame, Next};
 use edge_infer::source::pixels;
 use edge_wire::FrameInfo;
+use hyper::body::Bytes;
 use serde::Serialize;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -78,7 +79,8 @@ struct Prepared {
 /// What the camera's newest frame gave.
 #[derive(Default)]
 pub struct Live {
-    pub frame: Option<(FrameInfo, Vec<u8>)>,
+    /// Shared with the clients that are taking it.
+    pub frame: Option<(FrameInfo, Bytes)>,
     /// Changes with the frame.
     pub number: u64,
     pub top: Vec<Class>,
@@ -153,17 +155,30 @@ impl Shared {
     }
 }
 
-/// Where posted pictures are handed in.
+/// Where posted pictures are handed in, and wait to be decoded.
 #[derive(Clone)]
-pub struct Desk(SyncSender<Posted>);
+pub struct Desk(Arc<(Mutex<Queue<Posted>>, Condvar)>);
 
 impl Desk {
-    /// Takes a picture, or says at once that there is no time for it.
-    pub fn submit(&self, bytes: Vec<u8>, top: usize) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
+    /// Takes a picture, or says at once that there is no time for it; that can also become the answer of one that waits.
+    pub fn submit(&self, peer: Peer, bytes: Vec<u8>, top: usize) -> oneshot::Receiver<Result<Answer, Refusal>> {
         let (reply, answer) = oneshot::channel();
-        match self.0.try_send(Posted { bytes, top, since: Instant::now(), reply }) {
-            Ok(()) => Ok(answer),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Refusal::Busy),
+        let (queue, bell) = &*self.0;
+        let lost = lock(queue).push(peer, Posted { bytes, top, since: Instant::now(), reply });
+        bell.notify_one();
+        if let Some(lost) = lost {
+            let _ = lost.reply.send(Err(Refusal::Busy));
+        }
+        answer
+    }
+
+    /// The next one, waiting a while for it.
+    fn next(&self) -> Option<Posted> {
+        let (queue, bell) = &*self.0;
+        let mut waiting = lock(queue);
+        match waiting.pop() {
+            None => bell.wait_timeout(waiting, TICK).unwrap_or_else(PoisonError::into_inner).0.pop(),
+            posted => posted,
         }
     }
 }
@@ -176,13 +191,14 @@ pub fn start(
     posted_input: Preprocessor,
     queue: usize,
 ) -> std::io::Result<(Desk, Vec<std::thread::JoinHandle<()>>)> {
-    let (send, receive) = sync_channel(queue);
+    let desk = Desk(Arc::new((Mutex::new(Queue::new(queue)), Condvar::new())));
+    let for_desk = desk.clone();
     let (for_network, for_decoder) = (shared.clone(), shared.clone());
     let network = std::thread::Builder::new().name("edge-network".into()).spawn(move || {
         Network { shared: for_network, model, input: camera_input, rhythm: Rhythm::default(), camera_had_its_turn: false }.run()
     })?;
-    let decoder = std::thread::Builder::new().name("edge-decode".into()).spawn(move || decode(&for_decoder, posted_input, &receive))?;
-    Ok((Desk(send), vec![network, decoder]))
+    let decoder = std::thread::Builder::new().name("edge-decode".into()).spawn(move || decode(&for_decoder, posted_input, &for_desk))?;
+    Ok((desk, vec![network, decoder]))
 }
 
 /// When frames come, and how long posted pictures take: what tells whether one fits before the next frame.
@@ -268,8 +284,7 @@ impl Network {
     fn frame(&mut self, frame: CameraFrame) {
         let shared = &*self.shared;
         self.rhythm.frame(frame.received);
-        let color = self.input.record().color;
-        let picture = guard(|| pixels::decode(&frame.as_wire(), color));
+        let picture = guard(|| pixels::decode(&frame.as_wire(), self.input.record()));
         let Ok(prepared) = picture.and_then(|picture| guard(|| self.input.pixels(&picture))) else {
             shared.metrics.undecodable.fetch_add(1, Relaxed);
             return;
@@ -291,10 +306,11 @@ impl Network {
             live.history.pop_front();
         }
         live.history.push_back((age.as_secs_f32() * 1e3, inference.as_secs_f32() * 1e3));
-        let old = live.frame.replace((frame.info, frame.payload));
+        let old = live.frame.replace((frame.info, frame.payload.into()));
         drop(live);
-        if let (Some(camera), Some((_, memory))) = (&shared.camera, old) {
-            camera.recycle(memory);
+        // Unless a client is still taking it.
+        if let (Some(camera), Some((_, memory))) = (&shared.camera, old.filter(|(_, memory)| memory.is_unique())) {
+            camera.recycle(memory.into());
         }
     }
 
@@ -321,25 +337,19 @@ impl Network {
 }
 
 /// Posted bytes → tensors, one at a time: that bounds the memory that pictures take.
-fn decode(shared: &Shared, mut input: Preprocessor, queue: &Receiver<Posted>) {
+fn decode(shared: &Shared, mut input: Preprocessor, desk: &Desk) {
     // The camera goes first.
     let _ = rustix::process::nice(10);
     let mut tensor = Vec::new();
     while !shared.stopped() {
-        let posted = match queue.recv_timeout(TICK) {
-            Ok(posted) => posted,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let Posted { bytes, top, since, reply } = posted;
+        let Some(Posted { bytes, top, since, reply }) = desk.next() else { continue };
         if reply.is_closed() || since.elapsed() > PATIENCE {
             let _ = reply.send(Err(Refusal::Busy));
             continue;
         }
         let start = Instant::now();
-        let color = input.record().color;
         let size = guard(|| {
-            let picture = image::decode_bytes(&bytes, color, MAX_PIXELS)?;
+            let picture = image::decode_bytes(&bytes, input.record(), MAX_PIXELS)?;
             input.run(&picture, &mut tensor).map(|()| (picture.width, picture.height))
         });
         drop(bytes);
@@ -359,11 +369,6 @@ fn decode(shared: &Shared, mut input: Preprocessor, queue: &Receiver<Posted>) {
             }
         }
     }
-}
-
-/// A decoder that panics costs its picture, not the service.
-fn guard<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err("the decoder failed on it".into()))
 }
 
 #[cfg(test)]

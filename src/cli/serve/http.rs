@@ -1,25 +1,31 @@
 //! The web side: connections, their limits, and what each path answers.
 
 use super::engine::{Desk, PATIENCE, Refusal, Shared, lock};
+use super::fair::{Bodies, Connections, Held, Peer, Rates};
+use super::gate;
 use super::metrics::{Page, quoted};
+use crate::cli::rate::Lines;
 use edge_infer::source::pixels;
-use edge_wire::{Frame, PixelFormat};
+use edge_infer::text::one_line;
+use edge_wire::Frame;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// A request's head must be there within this time, and the next one's on a connection that stays open.
@@ -30,18 +36,35 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections are closed, between two requests, after this time.
 const MAX_AGE: Duration = Duration::from_secs(120);
-/// How long requests under way may take once the service, or the connection, is to end.
-pub const GRACE: Duration = Duration::from_secs(5);
+/// How long requests under way may take once the connection is to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// The same once the service is to end.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 << 10;
-/// Bytes of all bodies that are being received or wait to be decoded.
+/// Bytes of all bodies that are being received or wait to be decoded; twice the largest one where that is more.
 const MAX_BUFFERED: usize = 64 << 20;
+/// Bytes of all live pictures that clients are taking.
+const MAX_SHOWN: usize = 64 << 20;
+/// Bytes that the system keeps for a client that does not read.
+const SEND_BUFFER: usize = 128 << 10;
 /// Quality of the live picture where frames are not JPEG files.
 const QUALITY: u8 = 80;
 
 const PAGE: &str = include_str!("page.html");
-const PAGE_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:; connect-src 'self'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:; connect-src 'self'; \
+    frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+/// Of every answer but the page: nothing in it is run or shown inside anything else.
+const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
+/// Pages of other sites can neither embed what we answer nor share a process with it.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-embedder-policy"), "require-corp"),
+];
 
 type Answer = Response<Full<Bytes>>;
 
@@ -56,50 +79,93 @@ pub struct Web {
     pub max_body: usize,
     /// The constant part of the page's state, and of the metrics.
     pub about: Value,
-    buffered: Arc<Semaphore>,
-    /// The live picture as JPEG, and the number of its frame.
-    picture: Mutex<(u64, Bytes)>,
+    bodies: Arc<Bodies>,
+    rates: Rates,
+    denied: Mutex<Lines>,
+    shown: Mutex<Shown>,
+}
+
+/// What the command line sets.
+pub struct Limits {
+    /// Bytes of a body.
+    pub body: usize,
+    pub connections: usize,
+    /// Requests a second from one address.
+    pub rate: u32,
 }
 
 impl Web {
-    pub fn new(shared: Arc<Shared>, desk: Desk, token: Option<String>, only_local_names: bool, max_body: usize, about: Value) -> Self {
-        let (buffered, picture) = (Arc::new(Semaphore::new(MAX_BUFFERED)), Mutex::default());
-        Web { shared, desk, token, only_local_names, max_body, about, buffered, picture }
+    pub fn new(shared: Arc<Shared>, desk: Desk, token: Option<String>, limits: &Limits, about: Value) -> Self {
+        let only_local_names = token.is_none();
+        let bodies = Bodies::new(MAX_BUFFERED.max(2 * limits.body));
+        let (rates, denied) = (Rates::new(limits.rate.into()), Mutex::new(Lines::new(Instant::now())));
+        Web { shared, desk, token, only_local_names, max_body: limits.body, about, bodies, rates, denied, shown: Mutex::default() }
+    }
+
+    /// Tells the log of a request that is not answered.
+    fn denied(&self, address: IpAddr, what: &str, code: u16, why: &str) {
+        if let Some(more) = lock(&self.denied).next(Instant::now()) {
+            // A request's target may be any text, of any length.
+            let what: String = one_line(what).chars().take(120).collect();
+            eprintln!("denied: {address}: {what}: {code} {why}{more}");
+        }
+    }
+}
+
+/// Live pictures as JPEG files that clients are taking, with the numbers of their frames, oldest first. All clients that get the
+/// same frame share one copy.
+#[derive(Default)]
+struct Shown(Vec<(u64, Bytes)>);
+
+impl Shown {
+    /// The file of this frame, if it is there; else, where files that nobody takes away leave no room for another one, the
+    /// newest that is there.
+    fn find(&mut self, number: u64, bytes: usize) -> Option<Bytes> {
+        let newest = self.0.last().map(|f| f.0);
+        self.0.retain(|(n, file)| Some(*n) == newest || !file.is_unique());
+        let held: usize = self.0.iter().map(|f| f.1.len()).sum();
+        self.0.last().filter(|f| f.0 == number || held + bytes > MAX_SHOWN).map(|f| f.1.clone())
+    }
+
+    fn add(&mut self, number: u64, file: Bytes) -> Bytes {
+        self.0.push((number, file.clone()));
+        file
     }
 }
 
 /// Accepts connections until `stop` says true, then lets those that are open finish.
 pub async fn serve(listener: TcpListener, web: Arc<Web>, max_connections: usize, mut stop: watch::Receiver<bool>) {
-    let free = Arc::new(Semaphore::new(max_connections));
+    let (places, mut open) = (Connections::new(max_connections), JoinSet::new());
     loop {
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, address)) => (stream, address.ip().to_canonical()),
                 Err(_) => {
                     // No descriptors left: some will be free soon.
                     sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             },
+            Some(_) = open.join_next() => continue,
             () = told(&mut stop) => break,
         };
-        match free.clone().try_acquire_owned() {
-            Ok(place) => {
-                let (web, stop) = (web.clone(), stop.clone());
-                tokio::spawn(async move {
-                    web.shared.metrics.connections.fetch_add(1, Relaxed);
-                    connection(stream, &web, stop).await;
-                    web.shared.metrics.connections.fetch_sub(1, Relaxed);
-                    drop(place);
-                });
+        let Some(place) = places.enter(Peer::new(address)) else {
+            turn_away(&stream, address, &web);
+            continue;
+        };
+        let (web, stop) = (web.clone(), stop.clone());
+        open.spawn(async move {
+            web.shared.metrics.connections.fetch_add(1, Relaxed);
+            tokio::select! {
+                () = connection(stream, address, &web, stop) => {}
+                () = place.lost() => {}
             }
-            Err(_) => turn_away(&stream, &web),
-        }
+            web.shared.metrics.connections.fetch_sub(1, Relaxed);
+        });
     }
     drop(listener);
-    let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
     // Whoever is not done by then is cut off.
-    let _ = timeout(GRACE + Duration::from_secs(1), free.acquire_many(all)).await;
+    let _ = timeout(STOP_GRACE, async { while open.join_next().await.is_some() {} }).await;
 }
 
 /// Waits until `stop` says true.
@@ -108,15 +174,17 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Too many connections: said without a task, a buffer or a wait.
-fn turn_away(stream: &TcpStream, web: &Web) {
+fn turn_away(stream: &TcpStream, address: IpAddr, web: &Web) {
     web.shared.metrics.answered(503);
+    web.denied(address, "connection", 503, "too many are open");
     let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
 }
 
-async fn connection(stream: TcpStream, web: &Arc<Web>, mut stop: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, address: IpAddr, web: &Arc<Web>, mut stop: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, WRITE_TIMEOUT.as_millis() as u32);
-    let service = service_fn(|request| answer(request, web));
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
+    let service = service_fn(|request| answer(request, address, web));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -133,23 +201,41 @@ async fn connection(stream: TcpStream, web: &Arc<Web>, mut stop: watch::Receiver
     let _ = timeout(GRACE, connection).await;
 }
 
-async fn answer(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, Infallible> {
-    let mut answer = route(request, web).await.unwrap_or_else(|refused| refused);
-    web.shared.metrics.answered(answer.status().as_u16());
+async fn answer(request: Request<Incoming>, address: IpAddr, web: &Arc<Web>) -> Result<Answer, Infallible> {
+    let what = format!("{} {}", request.method(), request.uri());
+    let mut answer = route(request, Peer::new(address), web).await.unwrap_or_else(|refused| refused);
+    let code = answer.status().as_u16();
+    web.shared.metrics.answered(code);
+    if let Some(Denied(why)) = answer.extensions().get() {
+        web.denied(address, &what, code, why);
+    }
     let headers = answer.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
     Ok(answer)
 }
 
-async fn route(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, Answer> {
+/// Marks the answer to a request that had no right to be made.
+#[derive(Clone)]
+struct Denied(&'static str);
+
+fn denied(code: StatusCode, why: &'static str) -> Answer {
+    let mut refused = error(code, why);
+    refused.extensions_mut().insert(Denied(why));
+    refused
+}
+
+async fn route(request: Request<Incoming>, peer: Peer, web: &Arc<Web>) -> Result<Answer, Answer> {
+    if !web.rates.take(peer, Instant::now()) {
+        return Err(denied(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address; try again"));
+    }
+    gate::check(&request, web.only_local_names).map_err(|(code, why)| denied(code, why))?;
     let path = request.uri().path().to_owned();
     let open = matches!(path.as_str(), "/" | "/healthz");
-    if web.only_local_names && !is_local(&request) {
-        return Err(error(StatusCode::FORBIDDEN, "this host name is not the computer's own; use 127.0.0.1, or --token-file"));
-    }
     if !open && !authorised(&request, web) {
-        let mut refused = error(StatusCode::UNAUTHORIZED, "Authorization: Bearer TOKEN is needed");
+        let mut refused = denied(StatusCode::UNAUTHORIZED, "Authorization: Bearer TOKEN is needed");
         refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Err(refused);
     }
@@ -170,19 +256,8 @@ async fn route(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, Ans
         "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4", metrics(web)),
         "/v1/state" => typed(StatusCode::OK, "application/json", state(web).to_string()),
         "/v1/frame" => frame(web).await,
-        _ => classify(request, web).await?,
+        _ => classify(request, peer, web).await?,
     })
-}
-
-fn is_local<B>(request: &Request<B>) -> bool {
-    let Some(host) = request.headers().get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn authorised<B>(request: &Request<B>, web: &Web) -> bool {
@@ -200,7 +275,7 @@ fn typed(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer
 
 fn error(code: StatusCode, why: &str) -> Answer {
     let mut answer = typed(code, "application/json", json!({ "error": why }).to_string());
-    if code == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(code, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     answer
@@ -311,35 +386,31 @@ fn metrics(web: &Web) -> String {
 /// The live picture: a JPEG file as it came, or made once a frame.
 async fn frame(web: &Arc<Web>) -> Answer {
     let none = || typed(StatusCode::NO_CONTENT, "image/jpeg", Bytes::new());
-    let number = {
+    let newest = |web: &Web| {
         let live = lock(&web.shared.live);
-        match &live.frame {
-            None => return none(),
-            Some((info, payload)) if info.format == PixelFormat::Jpeg => {
-                return typed(StatusCode::OK, "image/jpeg", payload.clone());
-            }
-            Some(_) => live.number,
-        }
+        live.frame.as_ref().map(|(info, payload)| (*info, payload.clone(), live.number))
     };
-    let cached = lock(&web.picture).clone();
-    if cached.0 == number {
-        return typed(StatusCode::OK, "image/jpeg", cached.1);
+    let Some((_, payload, number)) = newest(web) else { return none() };
+    // Whoever holds the lock is making the file, in a thread that may wait.
+    if let Some(file) = web.shown.try_lock().ok().and_then(|mut shown| shown.find(number, payload.len())) {
+        return typed(StatusCode::OK, "image/jpeg", file);
     }
+    drop(payload);
     let for_encoder = web.clone();
     let encoded = tokio::task::spawn_blocking(move || {
         let web = for_encoder;
-        let mut picture = lock(&web.picture);
-        let (info, payload, number) = {
-            let live = lock(&web.shared.live);
-            let (info, payload) = live.frame.as_ref()?;
-            if picture.0 == live.number {
-                return Some(picture.1.clone());
-            }
-            (*info, payload.clone(), live.number)
+        // One at a time; whoever comes second finds the first one's file.
+        let mut shown = lock(&web.shown);
+        let (info, payload, number) = newest(&web)?;
+        if let Some(file) = shown.find(number, payload.len()) {
+            return Some(file);
+        }
+        let file = match pixels::to_jpeg(&Frame { info, payload: &payload }, QUALITY).ok()? {
+            // As it came: the frame's own memory.
+            Cow::Borrowed(_) => payload,
+            Cow::Owned(file) => file.into(),
         };
-        let file = pixels::to_jpeg(&Frame { info, payload: &payload }, QUALITY).ok()?;
-        *picture = (number, file.into());
-        Some(picture.1.clone())
+        Some(shown.add(number, file))
     });
     match encoded.await {
         Ok(Some(file)) => typed(StatusCode::OK, "image/jpeg", file),
@@ -347,7 +418,7 @@ async fn frame(web: &Arc<Web>) -> Answer {
     }
 }
 
-async fn classify(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, Answer> {
+async fn classify(request: Request<Incoming>, peer: Peer, web: &Arc<Web>) -> Result<Answer, Answer> {
     let top = match request.uri().query().unwrap_or("").split('&').find_map(|p| p.strip_prefix("top=")) {
         None => 5,
         Some(text) => match text.parse() {
@@ -355,7 +426,7 @@ async fn classify(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, 
             _ => return Err(cut(StatusCode::BAD_REQUEST, "top is a number from 1 to 10000")),
         },
     };
-    let bytes = timeout(BODY_TIMEOUT, body(request.into_body(), web))
+    let bytes = timeout(BODY_TIMEOUT, body(request.into_body(), peer, web))
         .await
         .map_err(|_| cut(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))??;
     if bytes.0.is_empty() {
@@ -363,7 +434,7 @@ async fn classify(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, 
     }
     let busy = || error(StatusCode::SERVICE_UNAVAILABLE, "too many pictures are waiting; try again");
     let (bytes, _held) = bytes;
-    let answer = web.desk.submit(bytes, top).map_err(|_| busy())?;
+    let answer = web.desk.submit(peer, bytes, top);
     match timeout(PATIENCE, answer).await {
         Ok(Ok(Ok(answer))) => {
             let text = serde_json::to_string(&answer).map_err(|e| error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
@@ -376,24 +447,21 @@ async fn classify(request: Request<Incoming>, web: &Arc<Web>) -> Result<Answer, 
 }
 
 /// Reads a body; what it takes counts against what all bodies together may take, until the second value is dropped.
-async fn body(mut body: Incoming, web: &Web) -> Result<(Vec<u8>, Option<tokio::sync::OwnedSemaphorePermit>), Answer> {
+async fn body(mut body: Incoming, peer: Peer, web: &Web) -> Result<(Vec<u8>, Held), Answer> {
     let limit = web.max_body;
     let too_large = || cut(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {limit} bytes"));
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let (mut bytes, mut held) = (Vec::new(), None::<tokio::sync::OwnedSemaphorePermit>);
+    let (mut bytes, mut held) = (Vec::new(), web.bodies.hold(peer));
     while let Some(part) = body.frame().await {
         let part = part.map_err(|_| cut(StatusCode::BAD_REQUEST, "the body is broken"))?;
         let Some(part) = part.data_ref() else { continue };
         if bytes.len() + part.len() > limit {
             return Err(too_large());
         }
-        let more = web.buffered.clone().try_acquire_many_owned(part.len() as u32);
-        let more = more.map_err(|_| cut(StatusCode::SERVICE_UNAVAILABLE, "too many bodies are being received; try again"))?;
-        match &mut held {
-            Some(held) => held.merge(more),
-            None => held = Some(more),
+        if !held.add(part.len()) {
+            return Err(cut(StatusCode::SERVICE_UNAVAILABLE, "too many bodies are being received; try again"));
         }
         bytes.extend_from_slice(part);
     }
@@ -410,15 +478,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_this_computer_are_local() {
-        let host = |name: &str| is_local(&Request::builder().header(header::HOST, name).body(()).unwrap());
-        for name in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.0.1:80", "[::1]:8080", "[::1]"] {
-            assert!(host(name), "{name}");
-        }
-        for name in ["evil.example", "evil.example:8080", "192.168.1.2", "localhost.evil.example", "127.0.0.1.evil.example:1", ""] {
-            assert!(!host(name), "{name}");
-        }
-        assert!(is_local(&Request::new(())));
+    fn loopback_is_known_in_both_families() {
         assert!(is_loopback(&"[::ffff:127.0.0.1]:1".parse().unwrap()) && !is_loopback(&"0.0.0.0:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn clients_share_a_picture_and_those_that_keep_it_leave_memory_bounded() {
+        let (mut shown, mut kept) = (Shown::default(), Vec::new());
+        let bytes = MAX_SHOWN / 4;
+        for number in 0..100 {
+            // Two clients a frame, that never read on.
+            for _ in 0..2 {
+                let file = shown.find(number, bytes).unwrap_or_else(|| shown.add(number, vec![0; bytes].into()));
+                kept.push(file);
+            }
+        }
+        let copies: std::collections::HashSet<_> = kept.iter().map(|f| f.as_ptr()).collect();
+        assert_eq!((copies.len(), shown.0.len()), (4, 4));
+        kept.clear();
+        assert_eq!(shown.find(100, bytes), None);
+        assert_eq!(shown.0.len(), 1, "only the newest is kept for others");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Upper bounds of the buckets, µs; what is slower is in none.
 const BOUNDS: [u64; 12] = [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000];
 /// Answers that are given.
-pub const CODES: [u16; 14] = [200, 204, 400, 401, 403, 404, 405, 408, 411, 413, 422, 431, 500, 503];
+pub const CODES: [u16; 15] = [200, 204, 400, 401, 403, 404, 405, 408, 411, 413, 422, 429, 431, 500, 503];
 
 /// A distribution of times.
 #[derive(Default)]

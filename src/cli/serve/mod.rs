@@ -1,8 +1,12 @@
 //! `serve`: a camera's frames and posted pictures, classified as long as the machine runs.
 
 mod engine;
+mod fair;
+mod gate;
 mod http;
 mod metrics;
+#[cfg(target_os = "linux")]
+mod sandbox;
 
 use super::{RunArgs, camera, preprocess};
 use anyhow::Context;
@@ -13,19 +17,21 @@ use edge_infer::image::Preprocessor;
 use edge_infer::source::address::Address;
 use edge_infer::source::camera::{Camera, Notice};
 use engine::Shared;
-use http::Web;
+use http::{Limits, Web};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// How often sensors are read.
 const SENSORS: Duration = Duration::from_secs(2);
+/// How long the end waits for an inference or a picture under way.
+const LAST_WORK: Duration = Duration::from_millis(500);
 /// Characters that make a token worth the name.
 const SHORTEST_TOKEN: usize = 16;
 
@@ -56,10 +62,14 @@ pub struct ServeArgs {
     /// Most bytes of a posted picture.
     #[arg(long, default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1024..=(64 << 20)))]
     max_body: u32,
-    /// Most open connections; more are answered 503.
+    /// Most open connections. A newcomer takes the place of the address that has most of them, or is answered 503.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     max_connections: u16,
-    /// Most posted pictures that wait for the network; more are answered 503.
+    /// Most requests a second from one address; more are answered 429.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_rate: u32,
+    /// Most posted pictures that wait for the network. A newcomer takes the place of the address that has most of them, or is
+    /// answered 503.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     queue: u16,
 }
@@ -72,6 +82,11 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         return Err(Error::Usage(format!("{} can be reached from elsewhere: that needs --token-file", args.listen)).into());
     }
 
+    // Before anything is read that others have made, and before there are threads.
+    #[cfg(target_os = "linux")]
+    if !sandbox::enter(&args.model, args.camera.as_ref()).context("cannot restrict the access to files")? {
+        eprintln!("this kernel has no Landlock: access to files is restricted by systemd's unit alone");
+    }
     let model = run.load(&args.model)?;
     let record = preprocess(&model, &args.model)?;
     let (camera_input, posted_input) = (Preprocessor::new(record.clone())?, Preprocessor::new(record)?);
@@ -99,7 +114,8 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let shared = Arc::new(Shared::new(camera.transpose()?, labels));
     let _ = bell.set(shared.clone());
     let (desk, workers) = engine::start(&shared, model, camera_input, posted_input, args.queue.into()).context("cannot start threads")?;
-    let web = Web::new(shared.clone(), desk, token.clone(), token.is_none(), args.max_body as usize, about);
+    let limits = Limits { body: args.max_body as usize, connections: args.max_connections.into(), rate: args.max_rate };
+    let web = Web::new(shared.clone(), desk, token, &limits, about);
     watch_over(shared.clone()).context("cannot start threads")?;
 
     // The web, too, comes after the camera.
@@ -111,7 +127,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         let (stop, stopping) = watch::channel(false);
         eprintln!("http://{} · {} · {threads} threads, {isa} kernels", listener.local_addr()?, args.model.display());
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let server = tokio::spawn(http::serve(listener, Arc::new(web), args.max_connections.into(), stopping));
+        let server = tokio::spawn(http::serve(listener, Arc::new(web), limits.connections, stopping));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -127,8 +143,11 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         anyhow::Ok(())
     })?;
     shared.stop();
-    for worker in workers {
-        let _ = worker.join();
+    // A picture that is being made for a client is of no use to anybody now.
+    runtime.shutdown_background();
+    let deadline = Instant::now() + LAST_WORK;
+    while Instant::now() < deadline && workers.iter().any(|w| !w.is_finished()) {
+        std::thread::sleep(Duration::from_millis(5));
     }
     let m = &shared.metrics;
     eprintln!("stopped: {} frames and {} posted pictures classified", m.camera_inference.count(), m.posted_inference.count());

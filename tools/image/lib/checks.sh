@@ -12,7 +12,9 @@ check_system() {
   data_mib=$(on_device "findmnt -n -b -o SIZE /data")
   ((data_mib / 1048576 > disk_mib / 4)) || die "the data partition did not grow: $data_mib bytes"
   say "read-only system; data partition grew to $((data_mib / 1048576)) MiB"
-  on_device 'sudo -n true' || die "no sudo for the account of edge-infer.conf"
+  on_device 'sudo -n edge-update --show' || die "no sudo edge-update for the account of edge-infer.conf"
+  on_device 'sudo -n true' 2>/dev/null && die "the account of edge-infer.conf may do everything without a password"
+  on_device 'touch /data/models/probe && rm /data/models/probe' || die "the account of edge-infer.conf cannot store models"
   if on_device 'systemctl is-enabled --quiet edge-infer.service'; then
     on_device 'systemctl is-active --quiet edge-infer.service' || die "edge-infer.service is not running"
     on_device 'exec 3<>/dev/tcp/127.0.0.1/8080; printf "GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n" >&3; head -n 1 <&3' | grep ' 200 ' \

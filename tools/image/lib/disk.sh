@@ -82,16 +82,18 @@ assemble() {
   place "$data" "$DATA_START"
 }
 
-# build_update BOARD BOOT ROOT OUT : a slot's contents for edge-update on a running device, which knows its own arguments.
+# build_update BOARD BOOT ROOT KEYS OUT : a slot's contents for edge-update on a running device, which knows its own arguments;
+# signed.
 build_update() {
-  local board=$1 boot=$2 root=$3 out=$4 tree=$4.tree
+  local board=$1 boot=$2 root=$3 keys=$4 out=$5 tree=$5.tree
   slot_files "$board" a "$boot" "$tree/boot"
   rm -f "$tree"/boot/{cmdline.txt,entry.conf}
   ln "$root" "$tree/root.squashfs"
   echo "$board $SOURCE_DATE_EPOCH" >"$tree/version"
   # shellcheck disable=SC2094 # SHA256SUMS is not among what is read
   (cd "$tree" && find . -type f ! -name SHA256SUMS -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
+  sign "$keys" "$tree/SHA256SUMS"
   tar --create --file="$out" --directory="$tree" --owner=0 --group=0 --numeric-owner --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
-    SHA256SUMS version boot root.squashfs
+    SHA256SUMS SHA256SUMS.sig version boot root.squashfs
   rm -rf "$tree"
 }

@@ -25,14 +25,15 @@ apt_sources() {
   echo "deb $security $DEBIAN_SUITE-security $components"
 }
 
-# stage_overlay DIR DEB REPOSITORY HERE : everything that does not come from Debian, with its final modes.
+# stage_overlay DIR DEB REPOSITORY HERE KEYS : everything that does not come from Debian, with its final modes.
 stage_overlay() {
-  local into=$1 deb=$2 repo=$3 here=$4
+  local into=$1 deb=$2 repo=$3 here=$4 keys=$5
   cp -R --preserve=mode -- "$here/overlay/." "$into/"
   install -m 644 "$deb" "$into/edge-infer.deb"
   install -D -m 644 "$repo/docs/flash.md" "$into/usr/share/doc/edge-infer/flash.md"
   install -d -m 755 "$into/data" "$into/boot/firmware" "$into/usr/lib/edge-image/layers" "$into/var/log/journal"
   chmod 440 "$into/etc/sudoers.d/edge"
+  trusted "$keys" >"$into/usr/lib/edge-image/update-keys"
 }
 
 # build_rootfs STAGE OUT.tar BOOT.tar HERE CACHE MIRROR SECURITY LOG : the system, and apart from it what the boot partitions

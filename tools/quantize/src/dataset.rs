@@ -2,11 +2,9 @@
 
 use crate::{Error, Result};
 use edge_infer::image;
+use edge_infer::labels::{self, Labels};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-
-/// Largest label file.
-const MAX_BYTES: u64 = 64 << 20;
 
 /// A picture and its class.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,40 +24,14 @@ fn name_of(path: Option<&Path>) -> String {
     path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// What a `--labels` file says: the class of files or folders by name, or the names of classes in order.
-enum Truth {
-    Numbers(HashMap<String, usize>),
-    Names(Vec<String>),
-}
-
-fn read(path: &Path) -> Result<Truth> {
-    let io = |e| Error::io(path, e);
-    if std::fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
-        return Err(Error::image(path, format!("a label file of at most {MAX_BYTES} bytes is read")));
-    }
-    let text = std::fs::read_to_string(path).map_err(io)?;
-    if let Ok(names) = serde_json::from_str(&text) {
-        return Ok(Truth::Names(names));
-    }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    let pair = |line: &&str| {
-        let (name, number) = line.rsplit_once([' ', ',', '\t'])?;
-        Some((name.trim().trim_end_matches(',').to_string(), number.trim().parse().ok()?))
-    };
-    Ok(match lines.iter().map(pair).collect::<Option<HashMap<String, usize>>>() {
-        Some(numbers) if !numbers.is_empty() => Truth::Numbers(numbers),
-        _ => Truth::Names(lines.into_iter().map(String::from).collect()),
-    })
-}
-
 /// Finds pictures and their classes. In order of preference a class comes from `labels` (lines `file-or-folder number`,
-/// or one class name a line), from `names` that equal the folder's, or from the folder's place among all folders in
-/// sorted order, if there are as many as classes.
+/// or the names of the classes; any form of [`labels::parse`]), from `names` that equal the folder's, or from the folder's
+/// place among all folders in sorted order, if there are as many as classes.
 pub fn collect(paths: &[PathBuf], labels: Option<&Path>, names: &[String], classes: usize) -> Result<Vec<Labelled>> {
     let pictures = image::collect(paths)?;
-    let truth = labels.map(read).transpose()?;
+    let truth = labels.map(labels::read).transpose()?;
     let names = match &truth {
-        Some(Truth::Names(names)) => names,
+        Some(Labels::Names(names)) => names,
         _ => names,
     };
     let by_name: HashMap<String, usize> = names.iter().enumerate().map(|(i, n)| (key(n), i)).collect();
@@ -68,7 +40,7 @@ pub fn collect(paths: &[PathBuf], labels: Option<&Path>, names: &[String], class
     let order: HashMap<&String, usize> = folders.iter().enumerate().map(|(i, f)| (f, i)).collect();
     let class_of = |path: &Path| {
         let folder = name_of(path.parent());
-        if let Some(Truth::Numbers(numbers)) = &truth {
+        if let Some(Labels::Numbers(numbers)) = &truth {
             let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
             return [name_of(Some(path)), stem, folder].iter().find_map(|n| numbers.get(n).copied());
         }

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
+use edge_infer::labels;
 use edge_infer::metadata::{Color, LABELS_KEY, PREPROCESS_KEY, Preprocess, Resize};
 use edge_infer::model::Model;
+use edge_infer::text::printable;
 use edge_quantize::data::Inputs;
 use edge_quantize::eval::Evaluation;
 use edge_quantize::observe::Calibrator;
@@ -157,7 +159,11 @@ struct QuantizeArgs {
     /// `rgb`, `bgr` or `gray`.
     #[arg(long, value_parser = parse_color)]
     color: Option<Color>,
-    /// Class names: a file (one per line, or a JSON array) or a comma-separated list.
+    /// Take pictures as they are stored, whatever turn their EXIF data asks for (as torchvision's ImageFolder does). The model
+    /// file records it.
+    #[arg(long)]
+    ignore_exif: bool,
+    /// Class names: a file (one per line, or JSON: an array, or an object with numbers for keys) or a comma-separated list.
     #[arg(long)]
     labels: Option<String>,
     /// Threads [default: all cores].
@@ -228,7 +234,8 @@ fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -
         resize: args.resize.or(recorded.as_ref().map(|p| p.resize)).unwrap_or(Resize::ShortSide(short as u32)),
         color,
         mean: per_channel(&args.mean, recorded.as_ref().map(|p| p.mean.clone()), [0.485, 0.456, 0.406], "mean")?,
-        std: per_channel(&args.std, recorded.map(|p| p.std), [0.229, 0.224, 0.225], "std")?,
+        std: per_channel(&args.std, recorded.as_ref().map(|p| p.std.clone()), [0.229, 0.224, 0.225], "std")?,
+        ignore_exif: args.ignore_exif || recorded.is_some_and(|p| p.ignore_exif),
     };
     if p.std.iter().any(|&s| s <= 0.0) {
         return Err(usage("--std: values above 0 expected"));
@@ -242,11 +249,7 @@ fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -
 fn read_labels(arg: &str) -> Result<Vec<String>> {
     let path = Path::new(arg);
     let labels: Vec<String> = if path.is_file() {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        match serde_json::from_str(&text) {
-            Ok(list) => list,
-            Err(_) => text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect(),
-        }
+        labels::read_names(path)?
     } else if arg.contains(',') {
         arg.split(',').map(|l| l.trim().to_string()).collect()
     } else {
@@ -259,7 +262,7 @@ fn print(json: bool, report: &impl serde::Serialize, text: impl std::fmt::Displa
     use std::io::Write;
     let json = json.then(|| serde_json::to_string_pretty(report).unwrap_or_default());
     let text = json.unwrap_or_else(|| text.to_string());
-    let _ = writeln!(std::io::stdout(), "{text}"); // a closed pipe is the reader's choice
+    let _ = writeln!(std::io::stdout(), "{}", printable(&text)); // a closed pipe is the reader's choice
 }
 
 /// A bar with the estimated time, on a terminal.
@@ -337,7 +340,7 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     if let Some(n) = args.images {
         inputs.thin(n as usize);
     }
-    let flags = args.size.is_some() || args.resize.is_some() || args.mean.is_some() || args.std.is_some();
+    let flags = args.size.is_some() || args.resize.is_some() || args.mean.is_some() || args.std.is_some() || args.ignore_exif;
     // Tensors say nothing about how they were made.
     if !tensors_only || flags || args.color.is_some() {
         let text = serde_json::to_string(&preprocess).map_err(|e| usage(e.to_string()))?;
@@ -411,7 +414,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("edge-quantize: {e}");
+            eprintln!("edge-quantize: {}", printable(&e.to_string()));
             ExitCode::from(match e {
                 Error::Usage(_) => 2,
                 _ => 1,

@@ -185,6 +185,26 @@ fn the_command_reads_pictures_and_records_metadata() {
     assert_eq!((p.width, p.mean.as_slice()), (16, &[0.5; 3][..]));
     assert_eq!(metadata(&m, LABELS_KEY).unwrap(), r#"["a","b","c","d","e"]"#);
 
+    assert!(!p.ignore_exif && !metadata(&m, PREPROCESS_KEY).unwrap().contains("ignore_exif"));
+
+    // The same labels as a file from Windows and as JSON of numbers and names; EXIF ignored, and recorded as such.
+    std::fs::write(at("crlf.txt"), "\u{FEFF}a\r\nb\r\nc\r\nd\r\ne\r\n").unwrap();
+    std::fs::write(at("imagenet.json"), r#"{"0": ["n0", "a"], "1": ["n1", "b"], "2": ["n2", "c"], "4": ["n4", "e"], "3": ["n3", "d"]}"#)
+        .unwrap();
+    for labels in ["crlf.txt", "imagenet.json"] {
+        let arguments = [&at("m.onnx"), "-o", &at("q.onnx"), "--calib", &at("pictures"), "--labels", &at(labels), "--ignore-exif"];
+        command().args(arguments).args(["--recipe", "fast", "--jobs", "1"]).assert().success();
+        let m = load(at("q.onnx").as_ref()).unwrap();
+        assert_eq!(metadata(&m, LABELS_KEY).unwrap(), r#"["a","b","c","d","e"]"#, "{labels}");
+        let p: Preprocess = serde_json::from_str(metadata(&m, PREPROCESS_KEY).unwrap()).unwrap();
+        assert!(p.ignore_exif);
+    }
+    std::fs::write(at("gap.json"), r#"{"0": "a", "2": "c"}"#).unwrap();
+    let arguments = [&at("m.onnx"), "-o", &at("no.onnx"), "--calib", &at("pictures"), "--labels", &at("gap.json")];
+    let out = command().args(arguments).assert().code(1);
+    let text = String::from_utf8_lossy(&out.get_output().stderr).into_owned();
+    assert!(text.contains("gap.json") && text.contains("class 1 is missing"), "{text}");
+
     command().args(["fold", &at("m.onnx"), "-o", &at("f.onnx")]).assert().success();
     let folded = load(at("f.onnx").as_ref()).unwrap();
     assert!(graph(&folded).unwrap().node.iter().all(|n| n.op_type != "BatchNormalization"));

@@ -215,6 +215,7 @@ fn run_calibrate(args: CalibrateArgs) -> Result<()> {
             color: if gray { Color::Gray } else { Color::Rgb },
             mean: if gray { vec![0.449] } else { vec![0.485, 0.456, 0.406] },
             std: if gray { vec![0.226] } else { vec![0.229, 0.224, 0.225] },
+            ignore_exif: false,
         }
     });
     image::validate(&preprocess)?;
