@@ -11,7 +11,7 @@ use edge_infer::Error;
 use edge_infer::board::Board;
 use edge_infer::image::Preprocessor;
 use edge_infer::source::address::Address;
-use edge_infer::source::camera::{Camera, Notice};
+use edge_infer::source::camera::Notice;
 use engine::Shared;
 use http::Web;
 use serde_json::json;
@@ -44,9 +44,12 @@ pub struct ServeArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
     model: PathBuf,
-    /// A stream of frames: /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
+    /// A camera: v4l2:DEVICE[:WIDTHxHEIGHT[@FPS][:FORMAT]], libcamera:[NUMBER], http://HOST/PATH, exec:COMMAND;
+    /// or edge-infer's own firmware at /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
     #[arg(short, long, value_name = "ADDRESS")]
     camera: Option<Address>,
+    #[command(flatten)]
+    camera_options: camera::CameraArgs,
     /// Address and port. Any but loopback needs --token-file.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -74,6 +77,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
 
     let model = run.load(&args.model)?;
     let record = preprocess(&model, &args.model)?;
+    let camera_options = args.camera_options.options(&record, false)?;
     let (camera_input, posted_input) = (Preprocessor::new(record.clone())?, Preprocessor::new(record)?);
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -94,7 +98,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
             }
             say(notice);
         };
-        Camera::open(address, false, notice).with_context(|| format!("cannot open {address}"))
+        camera::open(address, &camera_options, notice)
     });
     let shared = Arc::new(Shared::new(camera.transpose()?, labels));
     let _ = bell.set(shared.clone());
@@ -129,6 +133,9 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     shared.stop();
     for worker in workers {
         let _ = worker.join();
+    }
+    if let Some(camera) = &shared.camera {
+        camera.close();
     }
     let m = &shared.metrics;
     eprintln!("stopped: {} frames and {} posted pictures classified", m.camera_inference.count(), m.posted_inference.count());
