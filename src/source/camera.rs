@@ -227,7 +227,6 @@ impl Camera {
     pub fn statistics(&self) -> Statistics {
         self.shared.lock().statistics.clone()
     }
-}
 
     /// Stops reading, and waits for programs to end and devices to be free; not for long.
     pub fn close(&self) {
