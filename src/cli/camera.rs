@@ -4,11 +4,13 @@ use super::classify::{Class, ClassifyArgs, milliseconds, top};
 use super::rate::Lines;
 use super::{RunArgs, guard, new_file_in, preprocess};
 use anyhow::Context;
+use clap::Args;
 use edge_infer::Error;
 use edge_infer::image::Preprocessor;
+use edge_infer::metadata::Preprocess;
 use edge_infer::source::address::Address;
 use edge_infer::source::camera::{Camera, CameraFrame, Next, Notice, Statistics};
-use edge_infer::source::pixels;
+use edge_infer::source::{CameraOptions, FrameFormat, pixels};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::Write;
@@ -24,6 +26,51 @@ const TICK: Duration = Duration::from_millis(100);
 /// Names a recorded stream.
 pub fn recorded(path: &str) -> Result<Address, String> {
     Ok(if path == "-" { Address::Stdin } else { Address::File(path.into()) })
+}
+
+/// What can be said of a camera beside its address.
+#[derive(Args)]
+pub struct CameraArgs {
+    /// What exec: writes: mjpeg, or raw frames such as yuv420:640x480 [default: mjpeg].
+    #[arg(long, value_name = "FORMAT", requires = "camera")]
+    frame_format: Option<FrameFormat>,
+    /// A control of a v4l2: or libcamera: camera, such as exposure=120 or exposure=auto; a wrong name shows what there is.
+    #[arg(long, value_name = "NAME=VALUE", requires = "camera", value_parser = name_and_value)]
+    set: Vec<(String, String)>,
+    /// File with USER:PASSWORD or a bearer token for an http: camera.
+    #[arg(long, value_name = "FILE", requires = "camera")]
+    camera_auth: Option<PathBuf>,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty()).ok_or("NAME=VALUE")?;
+    Ok((name.into(), value.into()))
+}
+
+impl CameraArgs {
+    /// For a network with this preprocessing.
+    pub fn options(&self, preprocess: &Preprocess, every_frame: bool) -> anyhow::Result<CameraOptions> {
+        let authorization = self.camera_auth.as_ref().map(|path| {
+            let secret = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+            CameraOptions::authorization(&secret).map_err(|reason| Error::Usage(format!("{}: {reason}", path.display())))
+        });
+        Ok(CameraOptions {
+            every_frame,
+            least: CameraOptions::feeding(preprocess),
+            gray: preprocess.color.channels() == 1,
+            frame_format: self.frame_format,
+            controls: self.set.clone(),
+            authorization: authorization.transpose()?,
+        })
+    }
+}
+
+/// Opens a camera; options that do not fit it are wrong usage.
+pub fn open(address: &Address, options: &CameraOptions, notice: impl Fn(Notice) + Send + 'static) -> anyhow::Result<Camera> {
+    Camera::open(address, options, notice).map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidInput => Error::Usage(format!("{address}: {e}")).into(),
+        _ => anyhow::Error::new(e).context(format!("cannot open {address}")),
+    })
 }
 
 /// One classified frame.
@@ -94,7 +141,8 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();
-    let camera = Camera::open(address, !live || args.every_frame, say(address, live)).with_context(|| format!("cannot open {address}"))?;
+    let options = args.camera_options.options(preprocessor.record(), !live || args.every_frame)?;
+    let camera = open(address, &options, say(address, live))?;
 
     let mut out = std::io::stdout().lock();
     let (mut done, mut undecodable, mut unsaved, mut total_ms) = (0u64, 0u32, 0u32, 0.0);

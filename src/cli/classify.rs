@@ -22,10 +22,13 @@ pub struct ClassifyArgs {
     /// A recorded stream of frames, every one of which is classified; `-` is standard input. See `edge-infer record`.
     #[arg(short, long, value_name = "FILE", conflicts_with = "image", value_parser = camera::recorded)]
     frames: Option<Address>,
-    /// A live stream of frames, of which the newest is classified: /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
-    /// Devices and sockets are opened again whenever they go away.
+    /// A camera, of whose frames the newest is classified: v4l2:DEVICE[:WIDTHxHEIGHT[@FPS][:FORMAT]], libcamera:[NUMBER],
+    /// http://HOST/PATH, exec:COMMAND; or edge-infer's own firmware at /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
+    /// All but files are opened again whenever they go away.
     #[arg(short, long, value_name = "ADDRESS", conflicts_with_all = ["image", "frames"])]
     camera: Option<Address>,
+    #[command(flatten)]
+    pub camera_options: camera::CameraArgs,
     /// Classify every frame: a sender faster than the network is made to wait.
     #[arg(long, requires = "camera")]
     pub every_frame: bool,

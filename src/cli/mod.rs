@@ -37,7 +37,7 @@ Examples:
   edge-infer --model r18q.onnx --image cat.jpg --json       one JSON object per picture
   edge-infer record -o photos.frames photos/                a stream of frames, as a camera sends it
   edge-infer --model r18q.onnx --frames photos.frames       label every frame of a stream
-  edge-infer --model r18q.onnx --camera /dev/ttyACM0        the newest frame of a camera, again and again
+  edge-infer --model r18q.onnx --camera v4l2:/dev/video0    the newest frame of a camera, again and again
   edge-infer inspect r18q.onnx                              what runs where, shapes, scales, memory
   edge-infer serve --model r18q.onnx --camera /dev/ttyACM0  a page, metrics, and POST of pictures
   edge-infer bench --model r18q.onnx --layers               latency, per layer too

@@ -1,22 +1,51 @@
-//! A camera's link, read by a thread of its own: whole frames come out, the newest first; the link is opened again
-//! whenever it goes away.
+//! A camera, read by a thread of its own: whole frames come out, the newest first; the camera is opened again whenever
+//! it goes away. What kind of camera it is, a [`Source`] knows.
 
-use super::address::{Address, Connection};
-use super::clock::SenderClock;
-use edge_wire::{CHUNK_BUFFER, Counters, Event, Frame, FrameInfo, MAX_FRAME, Parser, Timeline};
+use super::address::Address;
+use super::raw::{self, Memory, RawFormat};
+use super::{CameraOptions, command, http, link, v4l2};
+use edge_wire::{Counters, Frame, FrameInfo};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes asked for at a time.
-const READ: usize = 1 << 16;
 /// How often the reading thread looks whether it should stop.
-const TICK: Duration = Duration::from_millis(100);
-/// After a silence of this length, what is missing of a frame will not come.
-const SILENCE: Duration = Duration::from_secs(1);
-/// Between attempts to open the link: from, to.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// Between attempts to open the camera: from, to.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long closing may take: a program has a second to end.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// One kind of camera.
+pub(super) trait Source: Send {
+    /// Opens it. An error of kind `PermissionDenied` or `InvalidInput` will not go away by itself.
+    fn open(&mut self) -> io::Result<()>;
+
+    /// Reads what was opened and delivers its frames until it ends, fails, or nobody wants more; then closes it.
+    fn read(&mut self, delivery: &mut Delivery) -> io::Result<()>;
+
+    /// Whether it is waited for when it goes away.
+    fn comes_back(&self) -> bool {
+        true
+    }
+
+    /// Whether what was opened is a file on a disk: nothing is lost by reading it slowly.
+    fn is_regular(&self) -> bool {
+        false
+    }
+}
+
+/// Makes the source that an address names.
+fn source(address: &Address, options: &CameraOptions) -> io::Result<Box<dyn Source>> {
+    Ok(match address {
+        Address::V4l2(device) => Box::new(v4l2::Device::new(device.clone(), options)?),
+        Address::Libcamera(id) => Box::new(command::Program::libcamera(id, options)?),
+        Address::Exec(line) => Box::new(command::Program::shell(line, options)?),
+        Address::Http(url) => Box::new(http::Stream::new(url, options)?),
+        _ => Box::new(link::Link::new(address, options)?),
+    })
+}
 
 /// A whole frame, and when it was captured and received.
 #[derive(Debug, Clone)]
@@ -40,7 +69,7 @@ impl CameraFrame {
     }
 }
 
-/// What a link saw so far.
+/// What was seen of a camera so far.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
     /// Whether it is open now.
@@ -49,18 +78,18 @@ pub struct Statistics {
     pub connections: u64,
     /// Whole frames that a newer one replaced before anybody took them.
     pub superseded: u64,
-    /// The parser's.
+    /// Of the link. A camera without chunks counts bytes and frames only: `bytes_accepted` are those of whole frames.
     pub link: Counters,
 }
 
 /// What the reading thread reports, from that thread.
 #[derive(Debug)]
 pub enum Notice<'a> {
-    /// The link is open.
+    /// The camera is open.
     Opened,
     /// A frame can be taken.
     Frame,
-    /// The link cannot be opened, or went away; it will be tried again.
+    /// The camera cannot be opened, or went away; it will be tried again.
     Waiting(&'a io::Error),
     /// Nothing more will come.
     Ended,
@@ -77,7 +106,7 @@ pub enum Next {
     End(Option<io::Error>),
 }
 
-/// A link that is being read. Dropping it stops its thread.
+/// A camera that is being read. Dropping it stops its thread.
 pub struct Camera {
     shared: Arc<Shared>,
 }
@@ -90,13 +119,26 @@ struct Shared {
     every_frame: bool,
 }
 
+/// A frame that nobody has taken yet.
+pub(super) struct Pending {
+    /// `info` and `payload` are the raw format's, until the frame is taken.
+    pub frame: CameraFrame,
+    /// Pixels that are converted when the frame is taken, so that superseded frames cost no conversion.
+    pub raw: Option<(RawFormat, Memory)>,
+}
+
 #[derive(Default)]
 struct State {
-    newest: Option<CameraFrame>,
+    newest: Option<Pending>,
     /// Payload memory to use again.
     spare: Vec<u8>,
+    /// Memory of raw pixels to use again.
+    spare_raw: Vec<u8>,
     statistics: Statistics,
+    /// Nothing more will come.
     ended: bool,
+    /// The thread has let go of the camera.
+    closed: bool,
     error: Option<io::Error>,
 }
 
@@ -112,26 +154,46 @@ impl Shared {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+
+    /// The frame as its taker wants it.
+    fn convert(&self, pending: Pending) -> CameraFrame {
+        let Pending { mut frame, raw } = pending;
+        if let Some((format, memory)) = raw {
+            frame.payload = std::mem::take(&mut self.lock().spare);
+            raw::convert(&format, &memory, &mut frame.payload);
+            if let Memory::Owned(memory) = memory {
+                self.lock().spare_raw = memory;
+            }
+        }
+        frame
+    }
 }
 
 impl Camera {
-    /// Opens a link and starts reading it. What comes back is waited for, unless it may not be opened; what does not must be there.
+    /// Opens a camera and starts reading it. What comes back is waited for, unless it may not be opened; what does not
+    /// come back must be there.
     ///
     /// A frame that nobody has taken is replaced by a newer one, so that an answer is never older than it must be.
     /// Regular files are read as slowly as frames are taken instead, as is everything with `every_frame`.
-    pub fn open(address: &Address, every_frame: bool, notice: impl Fn(Notice) + Send + 'static) -> io::Result<Camera> {
-        let first = match address.open() {
-            Ok(connection) => Some(connection),
-            Err(e) if address.comes_back() && e.kind() != io::ErrorKind::PermissionDenied => {
+    pub fn open(address: &Address, options: &CameraOptions, notice: impl Fn(Notice) + Send + 'static) -> io::Result<Camera> {
+        let mut source = source(address, options)?;
+        let opened = match source.open() {
+            Ok(()) => true,
+            Err(e) if source.comes_back() && !matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
                 notice(Notice::Waiting(&e));
-                None
+                false
             }
             Err(e) => return Err(e),
         };
-        let every_frame = every_frame || first.as_ref().is_some_and(Connection::is_regular);
+        let every_frame = options.every_frame || (opened && source.is_regular());
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), stop: AtomicBool::new(false), every_frame });
-        let mut reader = Reader::new(address.clone(), shared.clone(), notice)?;
-        std::thread::Builder::new().name("edge-camera".into()).spawn(move || reader.run(first))?;
+        let delivery = Delivery { shared: shared.clone(), notice: Box::new(notice) };
+        std::thread::Builder::new().name("edge-camera".into()).spawn(move || {
+            let shared = delivery.shared.clone();
+            run(source, opened, delivery);
+            shared.lock().closed = true;
+            shared.changed.notify_all();
+        })?;
         Ok(Camera { shared })
     }
 
@@ -140,9 +202,10 @@ impl Camera {
         let deadline = Instant::now() + time;
         let mut state = self.shared.lock();
         loop {
-            if let Some(frame) = state.newest.take() {
+            if let Some(pending) = state.newest.take() {
+                drop(state);
                 self.shared.changed.notify_all();
-                return Next::Frame(frame);
+                return Next::Frame(self.shared.convert(pending));
             }
             if state.ended {
                 return Next::End(state.error.take());
@@ -160,158 +223,134 @@ impl Camera {
         self.shared.lock().spare = payload;
     }
 
-    /// What the link saw so far.
+    /// What was seen so far.
     pub fn statistics(&self) -> Statistics {
         self.shared.lock().statistics.clone()
+    }
+
+    /// Stops reading, and waits for programs to end and devices to be free; not for long.
+    pub fn close(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.changed.notify_all();
+        let deadline = Instant::now() + CLOSE;
+        let mut state = self.shared.lock();
+        while !state.closed && Instant::now() < deadline {
+            state = self.shared.wait(state, TICK);
+        }
     }
 }
 
 impl Drop for Camera {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.changed.notify_all();
+        self.close();
     }
 }
 
-/// The thread that reads.
-struct Reader<N> {
-    address: Address,
-    parser: Parser<Vec<u8>, Vec<u8>>,
-    delivery: Delivery<N>,
-}
-
-impl<N: Fn(Notice)> Reader<N> {
-    fn new(address: Address, shared: Arc<Shared>, notice: N) -> io::Result<Self> {
-        // Memory is constant: one frame of the largest size, touched only as far as frames need it.
-        let parser = Parser::new(vec![0; 4 * CHUNK_BUFFER], vec![0; MAX_FRAME as usize]).map_err(io::Error::other)?;
-        let delivery = Delivery { shared, notice, timeline: Timeline::default(), clock: SenderClock::default(), last: None };
-        Ok(Reader { address, parser, delivery })
-    }
-
-    fn run(&mut self, mut connection: Option<Connection>) {
-        let shared = self.delivery.shared.clone();
-        let mut backoff = BACKOFF.0;
-        while !shared.stopped() {
-            let result = match connection.take().map_or_else(|| self.address.open(), Ok) {
-                Ok(connection) => {
-                    let mut state = shared.lock();
-                    state.statistics.connected = true;
-                    state.statistics.connections += 1;
-                    drop(state);
-                    (self.delivery.notice)(Notice::Opened);
-                    let frames = self.parser.counters().frames_ok;
-                    let result = self.read(&connection);
-                    self.finish();
-                    shared.lock().statistics.connected = false;
-                    if self.parser.counters().frames_ok > frames {
-                        backoff = BACKOFF.0;
-                    }
-                    result
-                }
-                Err(e) => Err(e),
-            };
-            if !self.address.comes_back() {
-                return self.delivery.end(result.err());
+/// The reading thread.
+fn run(mut source: Box<dyn Source>, mut opened: bool, mut delivery: Delivery) {
+    let shared = delivery.shared.clone();
+    let mut backoff = BACKOFF.0;
+    while !shared.stopped() {
+        let result = if std::mem::take(&mut opened) { Ok(()) } else { source.open() }.and_then(|()| {
+            let mut state = shared.lock();
+            state.statistics.connected = true;
+            state.statistics.connections += 1;
+            let frames = state.statistics.link.frames_ok;
+            drop(state);
+            (delivery.notice)(Notice::Opened);
+            let result = source.read(&mut delivery);
+            delivery.detach();
+            let mut state = shared.lock();
+            state.statistics.connected = false;
+            if state.statistics.link.frames_ok > frames {
+                backoff = BACKOFF.0;
             }
-            let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end closed it");
-            (self.delivery.notice)(Notice::Waiting(&result.err().unwrap_or_else(gone)));
-            let until = Instant::now() + backoff;
-            while Instant::now() < until && !shared.stopped() {
-                std::thread::sleep(TICK.min(backoff));
-            }
-            backoff = (backoff * 2).min(BACKOFF.1);
+            result
+        });
+        if !source.comes_back() {
+            return delivery.end(result.err());
         }
-    }
-
-    /// Reads to the end.
-    fn read(&mut self, connection: &Connection) -> io::Result<()> {
-        let mut buffer = vec![0; READ];
-        let mut last_byte = Instant::now();
-        // When the first byte of the frame being received came.
-        let mut begun = None;
-        while !self.delivery.shared.stopped() {
-            let Some(n) = connection.read(&mut buffer, TICK)? else {
-                if last_byte.elapsed() > SILENCE {
-                    self.finish();
-                    begun = None;
-                }
-                continue;
-            };
-            if n == 0 {
-                return Ok(());
-            }
-            last_byte = Instant::now();
-            let mut bytes = &buffer[..n];
-            while let Some(event) = self.parser.push(&mut bytes) {
-                let frame = self.delivery.frame(event, begun.unwrap_or(last_byte));
-                self.delivery.deliver(frame, self.parser.counters());
-                begun = Some(last_byte);
-            }
-            // What is left in the parser, if anything, belongs to the next frame.
-            let counters = self.parser.counters();
-            let held = counters.bytes - counters.bytes_accepted - counters.bytes_skipped;
-            begun = if held == 0 && begun == Some(last_byte) { None } else { begun.or(Some(last_byte)) };
-            self.delivery.shared.lock().statistics.link = counters;
+        if shared.stopped() {
+            return;
         }
-        Ok(())
-    }
-
-    /// Gives up what is incomplete.
-    fn finish(&mut self) {
-        while let Some(event) = self.parser.finish() {
-            let frame = self.delivery.frame(event, Instant::now());
-            self.delivery.deliver(frame, self.parser.counters());
+        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end closed it");
+        (delivery.notice)(Notice::Waiting(&result.err().unwrap_or_else(gone)));
+        let until = Instant::now() + backoff;
+        while Instant::now() < until && !shared.stopped() {
+            std::thread::sleep(TICK.min(backoff));
         }
-        self.delivery.shared.lock().statistics.link = self.parser.counters();
+        backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 
-/// From the parser to whoever takes frames.
-struct Delivery<N> {
+/// From a source to whoever takes frames.
+pub(super) struct Delivery {
     shared: Arc<Shared>,
-    notice: N,
-    timeline: Timeline,
-    clock: SenderClock,
-    last: Option<FrameInfo>,
+    notice: Box<dyn Fn(Notice) + Send>,
 }
 
-impl<N: Fn(Notice)> Delivery<N> {
-    /// A whole frame's copy; `None` for one that did not arrive whole, which is in the counters.
-    fn frame(&mut self, event: Event, first_byte: Instant) -> Option<CameraFrame> {
-        let Event::Frame(Frame { info, payload }) = event else { return None };
-        let received = Instant::now();
-        // A parser gives frames in order, so that anything else is a sender that began anew.
-        let follows = |last: FrameInfo| last.session == info.session && info.sequence.wrapping_sub(last.sequence) as i32 > 0;
-        if !self.last.replace(info).is_none_or(follows) {
-            self.timeline = Timeline::default();
-            self.clock.reset();
-        }
-        let timestamp_us = self.timeline.extend(info.timestamp_us);
-        let captured = self.clock.captured(first_byte, timestamp_us);
+impl Delivery {
+    /// Whether nobody wants more frames.
+    pub fn stopped(&self) -> bool {
+        self.shared.stopped()
+    }
+
+    /// Memory for a payload; empty.
+    pub fn memory(&self) -> Vec<u8> {
         let mut memory = std::mem::take(&mut self.shared.lock().spare);
         memory.clear();
-        memory.extend_from_slice(payload);
-        Some(CameraFrame { info, payload: memory, timestamp_us, captured, received })
+        memory
+    }
+
+    /// Memory for raw pixels.
+    pub fn raw_memory(&self) -> Vec<u8> {
+        std::mem::take(&mut self.shared.lock().spare_raw)
+    }
+
+    /// The counters without a frame.
+    pub fn count(&self, counters: Counters) {
+        self.shared.lock().statistics.link = counters;
     }
 
     /// A frame together with the counters that include it: whoever sees the one sees the other.
-    fn deliver(&mut self, frame: Option<CameraFrame>, counters: Counters) {
+    pub fn deliver(&self, frame: CameraFrame, counters: Counters) {
+        self.put(Pending { frame, raw: None }, counters);
+    }
+
+    /// As [`Delivery::deliver`], of pixels that are converted when they are taken.
+    pub fn deliver_raw(&self, frame: CameraFrame, raw: (RawFormat, Memory), counters: Counters) {
+        self.put(Pending { frame, raw: Some(raw) }, counters);
+    }
+
+    fn put(&self, pending: Pending, counters: Counters) {
         let mut state = self.shared.lock();
-        let Some(frame) = frame else {
-            state.statistics.link = counters;
-            return;
-        };
         while self.shared.every_frame && state.newest.is_some() && !self.shared.stopped() {
             state = self.shared.wait(state, TICK);
         }
         state.statistics.link = counters;
-        if let Some(old) = state.newest.replace(frame) {
+        let mut mapped = None;
+        if let Some(Pending { frame, raw }) = state.newest.replace(pending) {
             state.statistics.superseded += 1;
-            state.spare = old.payload;
+            match raw {
+                None => state.spare = frame.payload,
+                Some((_, Memory::Owned(memory))) => state.spare_raw = memory,
+                Some((_, memory)) => mapped = Some(memory),
+            }
         }
         drop(state);
+        // The driver gets its buffer back without anybody waiting for it.
+        drop(mapped);
         self.shared.changed.notify_all();
         (self.notice)(Notice::Frame);
+    }
+
+    /// Lets go of the device's memory, if a frame that nobody has taken is in it: while that is held, the device's
+    /// name cannot be used again.
+    fn detach(&self) {
+        let mut state = self.shared.lock();
+        if let Some(Pending { raw: Some((_, memory @ Memory::Mapped(_))), .. }) = &mut state.newest {
+            *memory = Memory::Owned(memory.to_vec());
+        }
     }
 
     fn end(&self, error: Option<io::Error>) {

@@ -114,6 +114,12 @@ impl Running {
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Its exit code after SIGTERM.
+    pub fn end_by_signal(self) -> i32 {
+        self.terminate();
+        self.end().0
+    }
+
     /// Its exit code and all it said, once it has ended by itself.
     pub fn end(mut self) -> (i32, Vec<serde_json::Value>, String) {
         let deadline = Instant::now() + PATIENCE;

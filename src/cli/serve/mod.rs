@@ -15,7 +15,7 @@ use edge_infer::Error;
 use edge_infer::board::Board;
 use edge_infer::image::Preprocessor;
 use edge_infer::source::address::Address;
-use edge_infer::source::camera::{Camera, Notice};
+use edge_infer::source::camera::Notice;
 use engine::Shared;
 use http::{Limits, Web};
 use serde_json::json;
@@ -50,9 +50,12 @@ pub struct ServeArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
     model: PathBuf,
-    /// A stream of frames: /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
+    /// A camera: v4l2:DEVICE[:WIDTHxHEIGHT[@FPS][:FORMAT]], libcamera:[NUMBER], http://HOST/PATH, exec:COMMAND;
+    /// or edge-infer's own firmware at /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
     #[arg(short, long, value_name = "ADDRESS")]
     camera: Option<Address>,
+    #[command(flatten)]
+    camera_options: camera::CameraArgs,
     /// Address and port. Any but loopback needs --token-file.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -89,6 +92,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let model = run.load(&args.model)?;
     let record = preprocess(&model, &args.model)?;
+    let camera_options = args.camera_options.options(&record, false)?;
     let (camera_input, posted_input) = (Preprocessor::new(record.clone())?, Preprocessor::new(record)?);
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -109,7 +113,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
             }
             say(notice);
         };
-        Camera::open(address, false, notice).with_context(|| format!("cannot open {address}"))
+        camera::open(address, &camera_options, notice)
     });
     let shared = Arc::new(Shared::new(camera.transpose()?, labels));
     let _ = bell.set(shared.clone());
@@ -148,6 +152,9 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let deadline = Instant::now() + LAST_WORK;
     while Instant::now() < deadline && workers.iter().any(|w| !w.is_finished()) {
         std::thread::sleep(Duration::from_millis(5));
+    }
+    if let Some(camera) = &shared.camera {
+        camera.close();
     }
     let m = &shared.metrics;
     eprintln!("stopped: {} frames and {} posted pictures classified", m.camera_inference.count(), m.posted_inference.count());
