@@ -1,6 +1,6 @@
 //! `inspect`: the lowered program of a model.
 
-use super::RunArgs;
+use super::{ChoiceArgs, RunArgs};
 use clap::Args;
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,13 +11,15 @@ use std::process::ExitCode;
 pub struct InspectArgs {
     /// ONNX model, int8 QDQ or float.
     model: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &InspectArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
-    let model = run.load(&args.model)?;
+    let model = run.load(&args.model, &args.choice)?;
     let report = model.report();
     let mut out = std::io::stdout().lock();
     if args.json {

@@ -1,5 +1,6 @@
 //! Puts the pieces together: regions to executors, the rest to a tract plan.
 
+use super::canonical::{self, Interface};
 use super::lower::{self, Fallback, Lowered, REGION_OP};
 use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
@@ -18,6 +19,19 @@ use tract_onnx::tract_hir::ops::expandable::expand;
 pub const COMPILED_EXTENSION: &str = "edge";
 /// Largest picture side a model may ask for.
 const MAX_SIDE: usize = 4096;
+/// Most values of an input.
+const MAX_INPUT: usize = 1 << 26;
+/// Height and width where nothing says them.
+const USUAL_SIZE: [usize; 2] = [224, 224];
+
+/// What of a model is wanted, where its file leaves a choice.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Height and width of the picture, where the file leaves them open.
+    pub size: Option<[usize; 2]>,
+    /// The output that is computed; `None`: the first.
+    pub output: Option<String>,
+}
 
 enum Runner {
     /// One region from the model's input to its output: tract has nothing to do.
@@ -32,8 +46,12 @@ pub struct Imported {
     pub metadata: Metadata,
     /// ONNX shape of the input, batch 1.
     pub input_shape: Vec<usize>,
-    /// Values of the first output.
+    /// Values of the output.
     pub output_len: usize,
+    /// Names of the file's outputs; empty for a compiled program.
+    pub outputs: Vec<String>,
+    /// The one of them that is computed.
+    pub output: String,
     /// Planned int8 regions.
     pub programs: Vec<Arc<Program>>,
     /// Nodes that tract runs.
@@ -42,16 +60,21 @@ pub struct Imported {
 }
 
 /// Reads, lowers and plans a model file, or opens a compiled one; a fresh one beside `path` spares the import.
-pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
+pub fn import(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported> {
     if plan::is_compiled(path) {
         if engine.policy == Policy::Tract {
             return Err(Error::Usage(format!("{} is compiled for the integer kernels; tract needs the ONNX file", path.display())));
+        }
+        if wanted.size.is_some() || wanted.output.is_some() {
+            return Err(Error::Usage(format!("{} is compiled for one size and one output; give the ONNX file", path.display())));
         }
         return Ok(compiled(plan::open(path)?, engine));
     }
     let beside = path.with_extension(COMPILED_EXTENSION);
     // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
     if engine.policy == Policy::Fastest
+        && wanted.size.is_none()
+        && wanted.output.is_none()
         && plan::is_compiled(&beside)
         && let Ok(found) = plan::open(&beside)
         && found.program.kernel.isa == engine.kernel.isa
@@ -59,16 +82,16 @@ pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
     {
         return Ok(compiled(found, engine));
     }
-    read(path, engine)
+    read(path, engine, wanted)
 }
 
 /// Plans a model file that is one int8 region from input to output, to be [saved](plan::save).
-pub fn compile(path: &Path, engine: &Engine) -> Result<Compiled> {
+pub fn compile(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Compiled> {
     if plan::is_compiled(path) {
         return Err(Error::Usage(format!("{} is compiled already", path.display())));
     }
     let source = plan::Fingerprint::of(path)?;
-    let Imported { metadata, input_shape, fallbacks, runner, .. } = read(path, engine)?;
+    let Imported { metadata, input_shape, fallbacks, runner, .. } = read(path, engine, wanted)?;
     let only_int8 =
         |why: String| Error::UnsupportedModel(format!("only a model that runs in int8 from input to output can be compiled: {why}"));
     match (runner, fallbacks.first()) {
@@ -90,18 +113,53 @@ fn compiled(found: Compiled, engine: &Engine) -> Imported {
 fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, engine: &Engine) -> Imported {
     let output_len = program.targets[0].shape.iter().product();
     let executor = Executor::new(program.clone(), engine.pool.clone());
-    Imported { metadata, input_shape, output_len, programs: vec![program], fallbacks: vec![], runner: Runner::Region(Box::new(executor)) }
+    Imported {
+        metadata,
+        input_shape,
+        output_len,
+        outputs: vec![],
+        output: String::new(),
+        programs: vec![program],
+        fallbacks: vec![],
+        runner: Runner::Region(Box::new(executor)),
+    }
+}
+
+/// A file in canonical form, with the one output that is wanted.
+struct File {
+    proto: ModelProto,
+    metadata: Metadata,
+    input_name: String,
+    input_shape: Vec<usize>,
+    outputs: Vec<String>,
+    output: String,
+}
+
+impl File {
+    fn read(path: &Path, wanted: &Wanted) -> Result<File> {
+        let mut proto = onnx::load(path)?;
+        let metadata = metadata(&proto)?;
+        let graph = onnx::graph(&proto)?;
+        let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
+        let output = wanted.output.clone().or_else(|| outputs.first().cloned());
+        let usual = metadata.preprocess.as_ref().map_or(USUAL_SIZE, |p| [p.height as usize, p.width as usize]);
+        let size = match wanted.size {
+            Some(size) => Some(size),
+            None => canonical::open_size(graph, usual)?,
+        };
+        canonical::canonicalize(&mut proto, &Interface { size, output: output.clone(), real_outputs: true })?;
+        let (input_name, dims) = onnx::data_input(onnx::graph(&proto)?)?;
+        let input_shape = input_shape(&input_name, &dims)?;
+        Ok(File { proto, metadata, input_name, input_shape, outputs, output: output.unwrap_or_default() })
+    }
 }
 
 /// Reads, lowers and plans an ONNX file.
-fn read(path: &Path, engine: &Engine) -> Result<Imported> {
-    let proto = onnx::load(path)?;
-    let metadata = metadata(&proto)?;
-    let graph = onnx::graph(&proto)?;
-    let (input_name, dims) = onnx::data_input(graph)?;
-    let input_shape = input_shape(&input_name, &dims, &metadata)?;
+fn read(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported> {
+    let File { proto, metadata, input_name, input_shape, outputs, output } = File::read(path, wanted)?;
+    let named = |imported: Imported| Imported { outputs, output, ..imported };
     if engine.policy == Policy::Tract {
-        return assemble(lower::keep(proto, "tract was asked for")?, metadata, &input_name, input_shape, engine);
+        return assemble(lower::keep(proto, "tract was asked for")?, metadata, &input_name, input_shape, engine).map(named);
     }
     let lowered = lower::lower(&proto)?;
     drop(proto);
@@ -110,12 +168,13 @@ fn read(path: &Path, engine: &Engine) -> Result<Imported> {
         // Shapes are known only now: what the integer kernels cannot take (a sequence, a matrix) still runs in float.
         // The file is read again, rather than kept, because it may be as large as memory.
         Err(why @ (Error::Shape(_) | Error::UnsupportedModel(_) | Error::Tract(_))) if quantized => {
-            let proto = onnx::load(path)?;
-            let (metadata, lowered) = (self::metadata(&proto)?, lower::keep(proto, &format!("no int8 region can be planned: {why}"))?);
+            let File { proto, metadata, .. } = File::read(path, wanted)?;
+            let lowered = lower::keep(proto, &format!("no int8 region can be planned: {why}"))?;
             assemble(lowered, metadata, &input_name, input_shape, engine).map_err(|_| why)
         }
         result => result,
     }
+    .map(named)
 }
 
 /// Plans the regions and the rest of a model.
@@ -140,11 +199,11 @@ fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape:
     let (plan, output_len) = guarded(|| plan_rest(rest, input_name, &input_shape, nodes))?;
     let programs = planned.iter().filter_map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
     let runner = Runner::Plan { plan, input: Vec::new(), output: Vec::with_capacity(output_len) };
-    Ok(Imported { metadata, input_shape, output_len, programs, fallbacks, runner })
+    Ok(Imported { metadata, input_shape, output_len, outputs: vec![], output: String::new(), programs, fallbacks, runner })
 }
 
 impl Imported {
-    /// One inference: NCHW f32 in, the first output's values out.
+    /// One inference: NCHW f32 in, the output's values out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
         self.execute(input, None)
     }
@@ -239,15 +298,18 @@ fn metadata(proto: &ModelProto) -> Result<Metadata> {
     Ok(Metadata { preprocess: json(proto, PREPROCESS_KEY)?, labels: json(proto, LABELS_KEY)?.unwrap_or_default() })
 }
 
-/// Dynamic batch becomes 1; dynamic height and width come from the metadata, or are 224.
-fn input_shape(name: &str, dims: &[Option<usize>], metadata: &Metadata) -> Result<Vec<usize>> {
-    let size = metadata.preprocess.as_ref().map_or([224, 224], |p| [p.height as usize, p.width as usize]);
+/// A dynamic batch becomes 1.
+fn input_shape(name: &str, dims: &[Option<usize>]) -> Result<Vec<usize>> {
     let shape: Vec<usize> = match *dims {
-        [_, Some(c), h, w] => vec![1, c, h.unwrap_or(size[0]), w.unwrap_or(size[1])],
+        [_, Some(c), Some(h), Some(w)] => vec![1, c, h, w],
         _ => return Err(Error::UnsupportedModel(format!("input `{name}` has dimensions {dims:?}; [N, C, H, W] with a fixed C is needed"))),
     };
     if shape.iter().any(|&d| d > MAX_SIDE) {
         return Err(Error::UnsupportedModel(format!("input `{name}` has shape {shape:?}; the limit is {MAX_SIDE} per side")));
+    }
+    // Four factors of at most 4096 each fit 64 bits.
+    if shape.iter().map(|&d| d as u64).product::<u64>() > MAX_INPUT as u64 {
+        return Err(Error::UnsupportedModel(format!("input `{name}` has shape {shape:?}; the limit is {MAX_INPUT} values")));
     }
     Ok(shape)
 }

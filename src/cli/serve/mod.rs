@@ -4,7 +4,7 @@ mod engine;
 mod http;
 mod metrics;
 
-use super::{RunArgs, camera, preprocess};
+use super::{ChoiceArgs, RunArgs, camera, preprocess};
 use anyhow::Context;
 use clap::Args;
 use edge_infer::Error;
@@ -44,6 +44,8 @@ pub struct ServeArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
     model: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// A stream of frames: /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
     #[arg(short, long, value_name = "ADDRESS")]
     camera: Option<Address>,
@@ -72,7 +74,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         return Err(Error::Usage(format!("{} can be reached from elsewhere: that needs --token-file", args.listen)).into());
     }
 
-    let model = run.load(&args.model)?;
+    let model = run.load(&args.model, &args.choice)?;
     let record = preprocess(&model, &args.model)?;
     let (camera_input, posted_input) = (Preprocessor::new(record.clone())?, Preprocessor::new(record)?);
     let about = json!({
