@@ -1,7 +1,7 @@
 //! The library's front door: load a model, run it.
 
 use crate::exec::{self, Pool};
-use crate::import::{self, Engine, Imported, import};
+use crate::import::{self, Engine, Imported, Wanted, import};
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
 use crate::pixels::Pixels;
@@ -24,6 +24,16 @@ pub struct LoadOptions {
     pub isa: Option<String>,
     /// Algorithm of 3×3 convolutions.
     pub policy: Policy,
+    /// Height and width of the picture, where the file leaves them open; by default those of its metadata, or 224.
+    pub size: Option<[usize; 2]>,
+    /// Name of the output to compute; `None`: the first.
+    pub output: Option<String>,
+}
+
+impl LoadOptions {
+    fn wanted(&self) -> Wanted {
+        Wanted { size: self.size, output: self.output.clone() }
+    }
 }
 
 /// Threads and kernels.
@@ -42,7 +52,7 @@ fn engine(options: &LoadOptions, isa: Option<&str>) -> Result<Engine> {
 /// It serves this version of the program and the instruction set of `options`, and is tuned for its threads.
 pub fn compile(model: &Path, output: &Path, options: &LoadOptions) -> Result<()> {
     let variable = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
-    let compiled = import::compile(model, &engine(options, options.isa.as_deref().or(variable.as_deref()))?)?;
+    let compiled = import::compile(model, &engine(options, options.isa.as_deref().or(variable.as_deref()))?, &options.wanted())?;
     exec::save(output, compiled)
 }
 
@@ -68,7 +78,7 @@ impl Model {
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
         let isa = options.isa.clone().or_else(|| std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty()));
         let engine = engine(options, isa.as_deref())?;
-        let imported = import(path, &engine)?;
+        let imported = import(path, &engine, &options.wanted())?;
         let kernel = imported.programs.first().map_or(engine.kernel, |p| p.kernel());
         match isa {
             Some(isa) if isa != kernel.isa => {
@@ -91,6 +101,11 @@ impl Model {
     /// Number of logits.
     pub fn output_len(&self) -> usize {
         self.imported.output_len
+    }
+
+    /// Name of the output that is computed, and of all that the file has; none for a compiled program.
+    pub fn outputs(&self) -> (&str, &[String]) {
+        (&self.imported.output, &self.imported.outputs)
     }
 
     /// Threads that run the integer kernels.

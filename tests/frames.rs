@@ -128,7 +128,7 @@ fn a_thousand_undecodable_frames_are_a_few_lines() {
         }
     }
     std::fs::write(&stream, bytes).unwrap();
-    let mut command = edge_infer();
+    let mut command = streams::edge_infer();
     command.args(["--model", MODEL, "--json", "--frames"]).arg(&stream);
     let answers = answers(command);
     assert!(answers.code == 1 && answers.stderr.contains("1000 undecodable"), "{}", answers.stderr);

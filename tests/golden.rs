@@ -94,7 +94,7 @@ const CASES: &[(&str, Is, Is, bool)] = &[
 
 /// Lowers a file; `None` if it is not one region.
 fn region(path: &Path) -> Option<(Graph, Vec<lower::Fallback>)> {
-    let lowered = lower::lower(&onnx::load(path).unwrap()).unwrap();
+    let lowered = lower::lower(&onnx::load(path).unwrap(), &Default::default()).unwrap();
     let mut regions = lowered.regions;
     (regions.len() == 1).then(|| (regions.remove(0), lowered.fallbacks))
 }

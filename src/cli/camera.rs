@@ -137,7 +137,7 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
         }
     }
     let start = Instant::now();
-    let mut model = run.load(&args.model)?;
+    let mut model = run.load(&args.model, &args.choice)?;
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();

@@ -1,6 +1,6 @@
 //! The default command: pictures in, labels out.
 
-use super::{RunArgs, camera, label, preprocess, progress};
+use super::{ChoiceArgs, RunArgs, camera, label, preprocess, progress};
 use clap::Args;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
@@ -16,6 +16,8 @@ pub struct ClassifyArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// Pictures, or folders of pictures: PNG, JPEG, BMP, PNM.
     #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present_any = ["frames", "camera"])]
     image: Vec<PathBuf>,
@@ -76,7 +78,7 @@ pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let pictures = image::collect(&args.image)?;
     let start = Instant::now();
-    let mut model = run.load(&args.model)?;
+    let mut model = run.load(&args.model, &args.choice)?;
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();

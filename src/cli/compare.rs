@@ -1,6 +1,6 @@
 //! `compare`: how far two models agree, and which is faster.
 
-use super::{RunArgs, argmax, label, preprocess, progress};
+use super::{ChoiceArgs, RunArgs, argmax, label, preprocess, progress};
 use clap::Args;
 use edge_infer::Error;
 use edge_infer::bench::stats::median;
@@ -22,6 +22,8 @@ pub struct CompareArgs {
     a: PathBuf,
     /// The model measured against it.
     b: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Pictures or folders; a folder named as a label says the class of what it holds.
     #[arg(required = true, value_name = "PATH")]
     pictures: Vec<PathBuf>,
@@ -108,7 +110,7 @@ fn key(name: &str) -> String {
 
 pub fn run(args: &CompareArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let pictures = image::collect(&args.pictures)?;
-    let (a, b) = (run.load(&args.a)?, run.load(&args.b)?);
+    let (a, b) = (run.load(&args.a, &args.choice)?, run.load(&args.b, &args.choice)?);
     let [of_a, of_b] = [&a, &b].map(|m| m.metadata().preprocess.clone());
     let (mut a, mut b) = (Subject::new(a, &args.a, of_b.as_ref())?, Subject::new(b, &args.b, of_a.as_ref())?);
     if a.model.output_len() != b.model.output_len() {

@@ -1,6 +1,6 @@
 //! `edge-infer compile`: a model becomes a program that is mapped instead of imported.
 
-use super::{RunArgs, new_file_in};
+use super::{ChoiceArgs, RunArgs, new_file_in};
 use anyhow::Context;
 use clap::Args;
 use edge_infer::Error;
@@ -25,6 +25,8 @@ Examples:
 pub struct CompileArgs {
     /// Quantized ONNX file.
     model: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// File to write [default: the model's name with .edge].
     #[arg(short, long)]
     output: Option<PathBuf>,
@@ -39,7 +41,7 @@ pub fn run(args: &CompileArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         return Err(Error::Usage(format!("{} would overwrite the model; choose another --output", output.display())).into());
     }
     let policy = if args.low_memory { Policy::Direct } else { Policy::default() };
-    compile(&args.model, &output, &LoadOptions { policy, ..run.options() })
+    compile(&args.model, &output, &LoadOptions { policy, ..run.options(&args.choice) })
         .with_context(|| format!("cannot compile {}", args.model.display()))?;
     // Others may read it as far as the umask lets them: a service runs as another user.
     let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

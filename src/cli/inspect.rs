@@ -1,6 +1,6 @@
 //! `inspect`: the lowered program of a model.
 
-use super::RunArgs;
+use super::{ChoiceArgs, RunArgs};
 use clap::Args;
 use edge_infer::text::one_line;
 use std::io::Write;
@@ -12,13 +12,15 @@ use std::process::ExitCode;
 pub struct InspectArgs {
     /// ONNX model, int8 QDQ or float.
     model: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &InspectArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
-    let model = run.load(&args.model)?;
+    let model = run.load(&args.model, &args.choice)?;
     let report = model.report();
     let mut out = std::io::stdout().lock();
     if args.json {

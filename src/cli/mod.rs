@@ -79,6 +79,27 @@ struct RunArgs {
     cpus: Option<Cpus>,
 }
 
+/// What of a model is run, where its file leaves a choice.
+#[derive(Args)]
+struct ChoiceArgs {
+    /// Height and width of the picture, HxW, where the file leaves them open [default: its own record, or 224x224].
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    size: Option<Size>,
+    /// Name of the output to compute, of a model with several [default: the first].
+    #[arg(long, value_name = "NAME")]
+    head: Option<String>,
+}
+
+/// Height and width.
+#[derive(Debug, Clone, Copy)]
+struct Size([usize; 2]);
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    let side = |s: &str| s.parse().ok().filter(|v| (1..=4096).contains(v));
+    let (h, w) = text.split_once(['x', '×']).unwrap_or((text, text));
+    side(h).zip(side(w)).map(|(h, w)| Size([h, w])).ok_or_else(|| "HEIGHTxWIDTH, each 1 to 4096, for example 480x640".into())
+}
+
 /// Numbers of processors.
 #[derive(Debug, Clone)]
 struct Cpus(Vec<usize>);
@@ -105,12 +126,22 @@ impl RunArgs {
         }
     }
 
-    fn options(&self) -> LoadOptions {
-        LoadOptions { threads: self.threads.map_or(0, usize::from), ..Default::default() }
+    fn options(&self, choice: &ChoiceArgs) -> LoadOptions {
+        LoadOptions {
+            threads: self.threads.map_or(0, usize::from),
+            size: choice.size.map(|s| s.0),
+            output: choice.head.clone(),
+            ..Default::default()
+        }
     }
 
-    fn load(&self, path: &Path) -> anyhow::Result<Model> {
-        Model::load(path, &self.options()).with_context(|| format!("cannot load {}", path.display()))
+    fn load(&self, path: &Path, choice: &ChoiceArgs) -> anyhow::Result<Model> {
+        let model = Model::load(path, &self.options(choice)).with_context(|| format!("cannot load {}", path.display()))?;
+        let (output, all) = model.outputs();
+        if all.len() > 1 && choice.head.is_none() {
+            eprintln!("{}: output `{output}` of `{}`; choose another with --head NAME", path.display(), all.join("`, `"));
+        }
+        Ok(model)
     }
 }
 
@@ -149,7 +180,7 @@ fn preprocess(model: &Model, path: &Path) -> anyhow::Result<Preprocess> {
         return Err(Error::UnsupportedModel(format!("input shape {:?} is not a picture's", model.input_shape())).into());
     };
     let record = match &model.metadata().preprocess {
-        Some(p) => p.clone(),
+        Some(p) => resized(p, height, width),
         None => {
             eprintln!("warning: {} records no preprocessing: ImageNet's is used (edge-quantize writes the right one)", path.display());
             let gray = channels == 1;
@@ -164,16 +195,24 @@ fn preprocess(model: &Model, path: &Path) -> anyhow::Result<Preprocess> {
             }
         }
     };
-    if [record.color.channels(), record.height as usize, record.width as usize] != [channels, height, width] {
+    if record.color.channels() != channels {
         return Err(Error::InvalidModel(format!(
-            "its preprocessing makes {}×{}×{}, its input is {channels}×{height}×{width}; quantize it again",
-            record.color.channels(),
-            record.height,
-            record.width
+            "its preprocessing makes pictures of {} channels, its input has {channels}; quantize it again",
+            record.color.channels()
         ))
         .into());
     }
     Ok(record)
+}
+
+/// The record for a picture of another size: resizing keeps its share of what is cropped.
+fn resized(p: &Preprocess, height: usize, width: usize) -> Preprocess {
+    let (was, is) = (p.height.max(p.width).max(1), height.max(width) as u32);
+    let resize = match p.resize {
+        Resize::ShortSide(n) if was != is => Resize::ShortSide((u64::from(n) * u64::from(is) / u64::from(was)).max(u64::from(is)) as u32),
+        same => same,
+    };
+    Preprocess { height: height as u32, width: width as u32, resize, ..p.clone() }
 }
 
 /// A progress bar on standard error, hidden where nobody would see it.

@@ -1,6 +1,6 @@
 //! `tensor`: raw values in, raw values out, for scripts that compare runtimes.
 
-use super::{RunArgs, progress};
+use super::{ChoiceArgs, RunArgs, progress};
 use clap::Args;
 use edge_infer::{Error, import::onnx::write_atomically};
 use std::path::PathBuf;
@@ -13,6 +13,8 @@ pub struct TensorArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
     model: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// N·C·H·W values; N follows from the file's length.
     #[arg(short, long)]
     input: PathBuf,
@@ -22,7 +24,7 @@ pub struct TensorArgs {
 }
 
 pub fn run(args: &TensorArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
-    let mut model = run.load(&args.model)?;
+    let mut model = run.load(&args.model, &args.choice)?;
     let bytes = std::fs::read(&args.input).map_err(|e| Error::io(&args.input, e))?;
     let size = 4 * model.input_shape().iter().product::<usize>();
     if bytes.is_empty() || !bytes.len().is_multiple_of(size) {

@@ -1,5 +1,6 @@
 //! From an ONNX file to something that runs: the only code that names tract.
 
+pub mod canonical;
 mod external;
 pub mod lower;
 pub mod onnx;
@@ -7,4 +8,4 @@ mod region;
 mod runtime;
 
 pub use region::Engine;
-pub use runtime::{COMPILED_EXTENSION, Imported, compile, guarded, import};
+pub use runtime::{COMPILED_EXTENSION, Imported, Wanted, compile, guarded, import};

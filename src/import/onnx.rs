@@ -240,6 +240,7 @@ fn validate_tensor(t: &TensorProto) -> Result<()> {
         Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => 1,
         Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16) => 2,
         Ok(DataType::String) => return Ok(()),
+        Ok(DataType::Uint4 | DataType::Int4) => return validate_packed(t, count),
         _ => return fail("its element type is unknown or not supported"),
     };
     let stored = if t.raw_data.is_empty() {
@@ -261,6 +262,16 @@ fn validate_tensor(t: &TensorProto) -> Result<()> {
         _ => true,
     };
     if finite { Ok(()) } else { fail("it holds NaN or infinity; the training probably diverged") }
+}
+
+/// Four-bit integers, two to a byte.
+fn validate_packed(t: &TensorProto, count: usize) -> Result<()> {
+    let stored = if t.raw_data.is_empty() { t.int32_data.len() } else { t.raw_data.len() };
+    if stored == count.div_ceil(2) {
+        Ok(())
+    } else {
+        Err(Error::tensor(&t.name, format!("{count} packed elements want {} bytes, {stored} are stored", count.div_ceil(2))))
+    }
 }
 
 /// Refuses windows far beyond any network's: a broken file's would take memory and time without bound, here or in tract.
@@ -420,19 +431,21 @@ pub fn prune(graph: &mut GraphProto) {
     graph.value_info.retain(|v| names.contains(&v.name));
 }
 
-/// The one f32 input that is no initializer, with its dimensions (`None`: dynamic).
-pub fn data_input(graph: &GraphProto) -> Result<(String, Vec<Option<usize>>)> {
+/// The one input that is no initializer, of any element type, with its dimensions (`None`: dynamic).
+pub fn picture_input(graph: &GraphProto) -> Result<(String, i32, Vec<Option<usize>>)> {
     let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let mut data = graph.input.iter().filter(|i| !constants.contains(i.name.as_str()));
-    let (Some(input), None) = (data.next(), data.next()) else {
-        return Err(Error::InvalidModel("a model with exactly one data input is needed".into()));
+    let data: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).collect();
+    let [input] = data[..] else {
+        let names: Vec<&str> = data.iter().map(|i| i.name.as_str()).collect();
+        return Err(Error::InvalidModel(format!(
+            "a model with one data input is needed, it has {} (`{}`); make the others initializers",
+            names.len(),
+            names.join("`, `")
+        )));
     };
     let Some(Value::TensorType(t)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         return Err(Error::tensor(&input.name, "the graph input has no tensor type"));
     };
-    if t.elem_type != DataType::Float as i32 {
-        return Err(Error::tensor(&input.name, "the graph input must be float32"));
-    }
     let Some(shape) = &t.shape else {
         return Err(Error::tensor(&input.name, "the graph input has no shape; export with one"));
     };
@@ -440,7 +453,16 @@ pub fn data_input(graph: &GraphProto) -> Result<(String, Vec<Option<usize>>)> {
         Some(dimension::Value::DimValue(v)) if v > 0 => Some(v as usize),
         _ => None,
     });
-    Ok((input.name.clone(), dims.collect()))
+    Ok((input.name.clone(), t.elem_type, dims.collect()))
+}
+
+/// The same of a canonical model, where that input is float32.
+pub fn data_input(graph: &GraphProto) -> Result<(String, Vec<Option<usize>>)> {
+    let (name, elem_type, dims) = picture_input(graph)?;
+    if elem_type != DataType::Float as i32 {
+        return Err(Error::tensor(&name, "the graph input must be float32"));
+    }
+    Ok((name, dims))
 }
 
 /// Gives the data input these dimensions.

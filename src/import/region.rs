@@ -3,7 +3,7 @@
 use crate::exec::{Executor, Pool, Program};
 use crate::kernels::ConvKernel;
 use crate::ops::Graph;
-use crate::plan::{self, Policy};
+use crate::plan::{self, Policy, Unplanned};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::tract_hir::internal::*;
@@ -25,8 +25,8 @@ pub struct Engine {
 pub struct RegionNode {
     pub graph: Arc<Graph>,
     pub engine: Engine,
-    /// Where the planned program is left for reports.
-    pub planned: Arc<Mutex<Option<Arc<Program>>>>,
+    /// Where the planned program is left, or why there is none.
+    pub planned: Arc<Mutex<Option<Result<Arc<Program>, Unplanned>>>>,
 }
 
 impl fmt::Debug for RegionNode {
@@ -36,6 +36,16 @@ impl fmt::Debug for RegionNode {
 }
 
 impl RegionNode {
+    /// Leaves the reason behind; tract gets its text.
+    fn refuse(&self, why: Unplanned) -> TractError {
+        let text = match &why {
+            Unplanned::Nodes(nodes) => nodes.first().map(|o| o.why.clone()).unwrap_or_default(),
+            Unplanned::Whole(e) => e.to_string(),
+        };
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(why));
+        TractError::msg(text)
+    }
+
     fn shape_of<'a>(&'a self, shapes: &'a [Vec<usize>]) -> impl Fn(&str) -> crate::Result<Vec<usize>> + 'a {
         let sources = self.graph.sources();
         move |name| {
@@ -64,7 +74,9 @@ impl Expansion for RegionNode {
         s.given_all(inputs.iter().map(|i| &i.shape), move |s, shapes: Vec<TVec<TDim>>| {
             let shapes: Vec<Vec<usize>> =
                 shapes.iter().map(|dims| dims.iter().map(|d| Ok(d.to_usize()?)).collect()).collect::<TractResult<_>>()?;
-            for (output, shape) in outputs.iter().zip(plan::target_shapes(&self.graph, self.shape_of(&shapes))?) {
+            for (output, shape) in
+                outputs.iter().zip(plan::target_shapes(&self.graph, self.shape_of(&shapes)).map_err(|why| self.refuse(why))?)
+            {
                 s.equals(&output.shape, shape.iter().map(|d| d.to_dim()).collect::<TVec<TDim>>())?;
             }
             Ok(())
@@ -76,9 +88,10 @@ impl Expansion for RegionNode {
             .iter()
             .map(|&i| Ok(model.outlet_fact(i)?.shape.as_concrete().context("an int8 region needs fixed shapes")?.to_vec()))
             .collect::<TractResult<_>>()?;
-        let program =
-            Arc::new(plan::build(&self.graph, self.engine.kernel, self.engine.policy, self.engine.pool.threads(), self.shape_of(&shapes))?);
-        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.clone());
+        let Engine { kernel, policy, pool } = &self.engine;
+        let program = plan::build(&self.graph, kernel, *policy, pool.threads(), self.shape_of(&shapes)).map_err(|why| self.refuse(why))?;
+        let program = Arc::new(program);
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ok(program.clone()));
         let executor = Executor::new(program.clone(), self.engine.pool.clone());
         model.wire_node(prefix, RegionOp { program, executor: Arc::new(Mutex::new(executor)) }, inputs)
     }

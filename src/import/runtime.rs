@@ -1,12 +1,13 @@
 //! Puts the pieces together: regions to executors, the rest to a tract plan.
 
-use super::lower::{self, Fallback, Lowered, REGION_OP};
+use super::canonical::{self, Interface};
+use super::lower::{self, Excluded, Fallback, Lowered, REGION_OP};
 use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
 use crate::exec::{self, Compiled, Executor, Program};
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
 use crate::pixels::Pixels;
-use crate::plan::{self, Policy};
+use crate::plan::{self, Policy, Unplanned};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -19,6 +20,19 @@ use tract_onnx::tract_hir::ops::expandable::expand;
 pub const COMPILED_EXTENSION: &str = "edge";
 /// Largest picture side a model may ask for.
 const MAX_SIDE: usize = 4096;
+/// Most values of an input.
+const MAX_INPUT: usize = 1 << 26;
+/// Height and width where nothing says them.
+const USUAL_SIZE: [usize; 2] = [224, 224];
+
+/// What of a model is wanted, where its file leaves a choice.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Height and width of the picture, where the file leaves them open.
+    pub size: Option<[usize; 2]>,
+    /// The output that is computed; `None`: the first.
+    pub output: Option<String>,
+}
 
 enum Runner {
     /// One region from the model's input to its output: tract has nothing to do.
@@ -33,8 +47,12 @@ pub struct Imported {
     pub metadata: Metadata,
     /// ONNX shape of the input, batch 1.
     pub input_shape: Vec<usize>,
-    /// Values of the first output.
+    /// Values of the output.
     pub output_len: usize,
+    /// Names of the file's outputs; empty for a compiled program.
+    pub outputs: Vec<String>,
+    /// The one of them that is computed.
+    pub output: String,
     /// Planned int8 regions.
     pub programs: Vec<Arc<Program>>,
     /// Nodes that tract runs.
@@ -43,16 +61,21 @@ pub struct Imported {
 }
 
 /// Reads, lowers and plans a model file, or opens a compiled one; a fresh one beside `path` spares the import.
-pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
+pub fn import(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported> {
     if exec::is_compiled(path) {
         if engine.policy == Policy::Tract {
             return Err(Error::Usage(format!("{} is compiled for the integer kernels; tract needs the ONNX file", path.display())));
+        }
+        if wanted.size.is_some() || wanted.output.is_some() {
+            return Err(Error::Usage(format!("{} is compiled for one size and one output; give the ONNX file", path.display())));
         }
         return Ok(compiled(exec::open(path)?, engine));
     }
     let beside = path.with_extension(COMPILED_EXTENSION);
     // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
     if engine.policy == Policy::Fastest
+        && wanted.size.is_none()
+        && wanted.output.is_none()
         && exec::is_compiled(&beside)
         && let Ok(found) = exec::open(&beside)
         && found.program.isa() == engine.kernel.isa
@@ -60,16 +83,16 @@ pub fn import(path: &Path, engine: &Engine) -> Result<Imported> {
     {
         return Ok(compiled(found, engine));
     }
-    read(path, engine)
+    read(path, engine, wanted)
 }
 
 /// Plans a model file that is one int8 region from input to output, to be [saved](exec::save).
-pub fn compile(path: &Path, engine: &Engine) -> Result<Compiled> {
+pub fn compile(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Compiled> {
     if exec::is_compiled(path) {
         return Err(Error::Usage(format!("{} is compiled already", path.display())));
     }
     let source = exec::Fingerprint::of(path)?;
-    let Imported { metadata, input_shape, fallbacks, runner, .. } = read(path, engine)?;
+    let Imported { metadata, input_shape, fallbacks, runner, .. } = read(path, engine, wanted)?;
     let only_int8 =
         |why: String| Error::UnsupportedModel(format!("only a model that runs in int8 from input to output can be compiled: {why}"));
     match (runner, fallbacks.first()) {
@@ -91,42 +114,122 @@ fn compiled(found: Compiled, engine: &Engine) -> Imported {
 fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, engine: &Engine) -> Imported {
     let output_len = program.targets()[0].shape.iter().product();
     let executor = Executor::new(program.clone(), engine.pool.clone());
-    Imported { metadata, input_shape, output_len, programs: vec![program], fallbacks: vec![], runner: Runner::Region(Box::new(executor)) }
+    Imported {
+        metadata,
+        input_shape,
+        output_len,
+        outputs: vec![],
+        output: String::new(),
+        programs: vec![program],
+        fallbacks: vec![],
+        runner: Runner::Region(Box::new(executor)),
+    }
+}
+
+/// A file in canonical form, with the one output that is wanted.
+struct File {
+    proto: ModelProto,
+    metadata: Metadata,
+    input_name: String,
+    input_shape: Vec<usize>,
+    outputs: Vec<String>,
+    output: String,
+}
+
+impl File {
+    fn read(path: &Path, wanted: &Wanted) -> Result<File> {
+        let mut proto = onnx::load(path)?;
+        let metadata = metadata(&proto)?;
+        let graph = onnx::graph(&proto)?;
+        let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
+        let output = wanted.output.clone().or_else(|| outputs.first().cloned());
+        let usual = metadata.preprocess.as_ref().map_or(USUAL_SIZE, |p| [p.height as usize, p.width as usize]);
+        let size = match wanted.size {
+            Some(size) => Some(size),
+            None => canonical::open_size(graph, usual)?,
+        };
+        canonical::canonicalize(&mut proto, &Interface { size, output: output.clone(), real_outputs: true })?;
+        let (input_name, dims) = onnx::data_input(onnx::graph(&proto)?)?;
+        let input_shape = input_shape(&input_name, &dims)?;
+        Ok(File { proto, metadata, input_name, input_shape, outputs, output: output.unwrap_or_default() })
+    }
+
+    /// The model, which may be large, for the last one who needs it.
+    fn take(&mut self) -> ModelProto {
+        std::mem::take(&mut self.proto)
+    }
 }
 
 /// Reads, lowers and plans an ONNX file.
-fn read(path: &Path, engine: &Engine) -> Result<Imported> {
-    let proto = onnx::load(path)?;
-    let metadata = metadata(&proto)?;
-    let graph = onnx::graph(&proto)?;
-    let (input_name, dims) = onnx::data_input(graph)?;
-    let input_shape = input_shape(&input_name, &dims, &metadata)?;
-    if engine.policy == Policy::Tract {
-        return assemble(lower::keep(proto, "tract was asked for")?, metadata, &input_name, input_shape, engine);
-    }
-    let lowered = lower::lower(&proto)?;
-    drop(proto);
-    let quantized = !lowered.regions.is_empty();
-    match assemble(lowered, metadata, &input_name, input_shape.clone(), engine) {
-        // Shapes are known only now: what the integer kernels cannot take (a sequence, a matrix) still runs in float.
-        // The file is read again, rather than kept, because it may be as large as memory.
-        Err(why @ (Error::Shape(_) | Error::UnsupportedModel(_) | Error::Tract(_))) if quantized => {
-            let proto = onnx::load(path)?;
-            let (metadata, lowered) = (self::metadata(&proto)?, lower::keep(proto, &format!("no int8 region can be planned: {why}"))?);
-            assemble(lowered, metadata, &input_name, input_shape, engine).map_err(|_| why)
+///
+/// Shapes are known only when regions are planned. A node that no kernel takes then (a sequence, a matrix) is left to tract, and the rest is
+/// lowered again without it.
+fn read(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported> {
+    let mut file = File::read(path, wanted)?;
+    let mut excluded = Excluded::new();
+    while engine.policy != Policy::Tract {
+        let lowered = lower::lower(&file.proto, &excluded)?;
+        let quantized = !lowered.regions.is_empty();
+        match assemble(lowered, &file, engine) {
+            Ok(imported) => return Ok(imported),
+            Err(Failure::Regions(Unplanned::Nodes(nodes))) => {
+                let before = excluded.len();
+                let why = nodes.first().map(|o| o.why.clone()).unwrap_or_default();
+                excluded.extend(nodes.into_iter().map(|o| (o.node, o.why)));
+                // What stands in the way was made by the lowering itself, and cannot be left out alone.
+                if excluded.len() == before {
+                    let lowered = lower::keep(file.take(), &format!("no int8 region can be planned: {why}"))?;
+                    return Ok(assemble(lowered, &file, engine)?);
+                }
+            }
+            // A region that does not fit into memory runs in float, if tract can do that.
+            Err(Failure::Regions(Unplanned::Whole(why)) | Failure::Other(why @ (Error::UnsupportedModel(_) | Error::Tract(_))))
+                if quantized =>
+            {
+                let lowered = lower::keep(file.take(), &format!("no int8 region can be planned: {why}"))?;
+                return assemble(lowered, &file, engine).map_err(|_| why);
+            }
+            Err(failure) => return Err(failure.into()),
         }
-        result => result,
+    }
+    let lowered = lower::keep(file.take(), "tract was asked for")?;
+    Ok(assemble(lowered, &file, engine)?)
+}
+
+/// Why a lowered model does not run.
+enum Failure {
+    /// Its regions cannot be planned.
+    Regions(Unplanned),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Failure::Other(e)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Regions(unplanned) => unplanned.into(),
+            Failure::Other(e) => e,
+        }
     }
 }
 
 /// Plans the regions and the rest of a model.
-fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape: Vec<usize>, engine: &Engine) -> Result<Imported> {
+fn assemble(lowered: Lowered, file: &File, engine: &Engine) -> Result<Imported, Failure> {
     let Lowered { regions, rest, fallbacks } = lowered;
-    let outputs: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
-    let one_region = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == outputs;
+    let File { metadata, input_name, input_shape, outputs, output, .. } = file;
+    let targets: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
+    let one_region = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == targets;
+    let named = |imported: Imported| Imported { outputs: outputs.clone(), output: output.clone(), ..imported };
     if one_region {
-        let program = Arc::new(plan::build(&regions[0], engine.kernel, engine.policy, engine.pool.threads(), |_| Ok(input_shape.clone()))?);
-        return Ok(whole(program, metadata, input_shape, engine));
+        let program = plan::build(&regions[0], engine.kernel, engine.policy, engine.pool.threads(), |_| Ok(input_shape.clone()));
+        let program = Arc::new(program.map_err(Failure::Regions)?);
+        return Ok(named(whole(program, metadata.clone(), input_shape.clone(), engine)));
     }
 
     let mut planned = Vec::new();
@@ -138,14 +241,32 @@ fn assemble(lowered: Lowered, metadata: Metadata, input_name: &str, input_shape:
             RegionNode { graph: Arc::new(graph), engine: engine.clone(), planned: slot }
         })
         .collect();
-    let (plan, output_len) = guarded(|| plan_rest(rest, input_name, &input_shape, nodes))?;
-    let programs = planned.iter().filter_map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+    let result = guarded(|| plan_rest(rest, input_name, input_shape, nodes));
+    let mut programs = Vec::new();
+    for slot in planned {
+        match slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Ok(program)) => programs.push(program),
+            // The reason behind whatever tract says of it.
+            Some(Err(unplanned)) => return Err(Failure::Regions(unplanned)),
+            None => {}
+        }
+    }
+    let (plan, output_len) = result?;
     let runner = Runner::Plan { plan, input: Vec::new(), output: Vec::with_capacity(output_len) };
-    Ok(Imported { metadata, input_shape, output_len, programs, fallbacks, runner })
+    Ok(named(Imported {
+        metadata: metadata.clone(),
+        input_shape: input_shape.clone(),
+        output_len,
+        outputs: vec![],
+        output: String::new(),
+        programs,
+        fallbacks,
+        runner,
+    }))
 }
 
 impl Imported {
-    /// One inference: NCHW f32 in, the first output's values out.
+    /// One inference: NCHW f32 in, the output's values out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
         self.execute(input, None)
     }
@@ -240,15 +361,18 @@ fn metadata(proto: &ModelProto) -> Result<Metadata> {
     Ok(Metadata { preprocess: json(proto, PREPROCESS_KEY)?, labels: json(proto, LABELS_KEY)?.unwrap_or_default() })
 }
 
-/// Dynamic batch becomes 1; dynamic height and width come from the metadata, or are 224.
-fn input_shape(name: &str, dims: &[Option<usize>], metadata: &Metadata) -> Result<Vec<usize>> {
-    let size = metadata.preprocess.as_ref().map_or([224, 224], |p| [p.height as usize, p.width as usize]);
+/// A dynamic batch becomes 1.
+fn input_shape(name: &str, dims: &[Option<usize>]) -> Result<Vec<usize>> {
     let shape: Vec<usize> = match *dims {
-        [_, Some(c), h, w] => vec![1, c, h.unwrap_or(size[0]), w.unwrap_or(size[1])],
+        [_, Some(c), Some(h), Some(w)] => vec![1, c, h, w],
         _ => return Err(Error::UnsupportedModel(format!("input `{name}` has dimensions {dims:?}; [N, C, H, W] with a fixed C is needed"))),
     };
     if shape.iter().any(|&d| d > MAX_SIDE) {
         return Err(Error::UnsupportedModel(format!("input `{name}` has shape {shape:?}; the limit is {MAX_SIDE} per side")));
+    }
+    // Four factors of at most 4096 each fit 64 bits.
+    if shape.iter().map(|&d| d as u64).product::<u64>() > MAX_INPUT as u64 {
+        return Err(Error::UnsupportedModel(format!("input `{name}` has shape {shape:?}; the limit is {MAX_INPUT} values")));
     }
     Ok(shape)
 }

@@ -2,7 +2,7 @@
 
 mod print;
 
-use super::RunArgs;
+use super::{ChoiceArgs, RunArgs};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use edge_infer::Error;
@@ -43,6 +43,8 @@ pub struct BenchArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long, required = true)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Other models, which take turns with the first; repeat it for more.
     #[arg(long, value_name = "MODEL")]
     against: Vec<PathBuf>,
@@ -136,7 +138,7 @@ pub fn run(args: &BenchArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     for (cpus, threads) in places(args.sweep, run, &machine.clusters) {
         let plan = Plan { models: models.clone(), threads, cpus, warmup: args.warmup, stop, layers: args.layers };
         let policy = if args.tract { Policy::Tract } else { Policy::default() };
-        let load = |path: &Path, threads| Model::load(path, &LoadOptions { threads, policy, ..Default::default() });
+        let load = |path: &Path, threads| Model::load(path, &LoadOptions { threads, policy, ..run.options(&args.choice) });
         results.extend(measure(&plan, &board, &machine, load).with_context(|| format!("cannot measure {}", names(&models)))?);
     }
     let after = board.snapshot();

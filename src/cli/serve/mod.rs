@@ -8,7 +8,7 @@ mod metrics;
 #[cfg(target_os = "linux")]
 mod sandbox;
 
-use super::{RunArgs, camera, preprocess};
+use super::{ChoiceArgs, RunArgs, camera, preprocess};
 use anyhow::Context;
 use clap::Args;
 use edge_infer::Error;
@@ -50,6 +50,8 @@ pub struct ServeArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
     model: PathBuf,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// A camera: v4l2:DEVICE[:WIDTHxHEIGHT[@FPS][:FORMAT]], libcamera:[NUMBER], http://HOST/PATH, exec:COMMAND;
     /// or edge-infer's own firmware at /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
     #[arg(short, long, value_name = "ADDRESS")]
@@ -90,7 +92,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     if !sandbox::enter(&args.model, args.camera.as_ref()).context("cannot restrict the access to files")? {
         eprintln!("this kernel has no Landlock: access to files is restricted by systemd's unit alone");
     }
-    let model = run.load(&args.model)?;
+    let model = run.load(&args.model, &args.choice)?;
     let record = preprocess(&model, &args.model)?;
     let camera_options = args.camera_options.options(&record, false)?;
     let (camera_input, posted_input) = (Preprocessor::new(record.clone())?, Preprocessor::new(record)?);

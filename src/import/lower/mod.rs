@@ -224,13 +224,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn pending(&self, node: &NodeProto, base: Base) -> Pending {
-        Pending {
-            node: label(node).to_owned(),
-            base,
-            residual: None,
-            clamp: Clamp::default(),
-            flat: false,
-        }
+        Pending { node: label(node).to_owned(), base, residual: None, clamp: Clamp::default(), flat: false }
     }
 
     fn node_level(&self, node: &NodeProto) -> usize {

@@ -1,7 +1,7 @@
 //! Post-training quantization of float ONNX ResNets to standard int8 QDQ ONNX.
 //!
-//! The stages, one module each: [`input`] reads and validates, [`opset`] raises old files to opset 13,
-//! [`simplify`] brings exporters' many forms to one, [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
+//! The stages, one module each: [`input`] reads, validates and brings exporters' many forms to one
+//! ([`edge_infer::import::canonical`]), [`shaped`] does what needs shapes, [`fold`] removes BatchNorm, [`observe`] measures activation ranges through tract ([`float`]),
 //! [`recipe`] says what can be chosen, [`equalize`] balances channels, [`rounding`] makes rounding errors cancel, [`scheme`] turns ranges and weights into integers, [`plan`] decides which tensors are quantized,
 //! [`qdq`] writes them down, [`report`] measures what was lost and [`html`] draws it.
 //! [`eval`] measures accuracy on labelled pictures ([`dataset`]), [`sensitivity`] what each layer costs, [`pipeline`] joins them.
@@ -17,7 +17,6 @@ pub mod fold;
 pub mod html;
 pub mod input;
 pub mod observe;
-pub mod opset;
 pub mod pipeline;
 pub mod plan;
 pub mod qdq;
@@ -26,7 +25,7 @@ pub mod report;
 pub mod rounding;
 pub mod scheme;
 pub mod sensitivity;
-pub mod simplify;
+pub mod shaped;
 
 pub use edge_infer::import::onnx;
 pub use edge_infer::{Error, Result};

@@ -100,7 +100,7 @@ struct EvalArgs {
 
 #[derive(Args)]
 struct QuantizeArgs {
-    /// Float model, opset 9 to 24.
+    /// Float model, of any operator set.
     model: PathBuf,
     /// Output file.
     #[arg(short, long)]
@@ -144,9 +144,9 @@ struct QuantizeArgs {
     /// What stands between a residual branch's last Conv and its Add: nothing, or Q/DQ.
     #[arg(long, value_enum, default_value = "fused")]
     residual: Residual,
-    /// Side of the square network input, pixels [default: the model's, else 224].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8192))]
-    size: Option<u32>,
+    /// Height and width of the network input, HxW, or one number for both [default: the model's, else 224].
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    size: Option<Size>,
     /// `stretch`, or `short:N`: shorter side to N pixels, then centre crop [default: short:256 for 224].
     #[arg(long, value_parser = parse_resize)]
     resize: Option<Resize>,
@@ -181,6 +181,16 @@ fn parse_percent(s: &str) -> Result<f64, String> {
     s.parse().ok().filter(|p| (0.0..=100.0).contains(p)).ok_or_else(|| "a percentage expected, 0 to 100".into())
 }
 
+/// Height and width.
+#[derive(Debug, Clone, Copy)]
+struct Size([u32; 2]);
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    let side = |s: &str| s.parse().ok().filter(|v| (1..=8192).contains(v));
+    let (h, w) = text.split_once(['x', '×']).unwrap_or((text, text));
+    side(h).zip(side(w)).map(|(h, w)| Size([h, w])).ok_or_else(|| "HEIGHTxWIDTH, each 1 to 8192, for example 480x640".into())
+}
+
 fn parse_resize(s: &str) -> Result<Resize, String> {
     match s.strip_prefix("short:").map(str::parse) {
         Some(Ok(n)) if (1..=8192).contains(&n) => Ok(Resize::ShortSide(n)),
@@ -209,8 +219,8 @@ fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -
         None => None,
     };
     let known = |i: usize| dims.get(i).copied().flatten().and_then(|d| u32::try_from(d).ok());
-    let width = args.size.or(known(3)).or(recorded.as_ref().map(|p| p.width)).unwrap_or(224);
-    let height = args.size.or(known(2)).or(recorded.as_ref().map(|p| p.height)).unwrap_or(224);
+    let width = args.size.map(|s| s.0[1]).or(known(3)).or(recorded.as_ref().map(|p| p.width)).unwrap_or(224);
+    let height = args.size.map(|s| s.0[0]).or(known(2)).or(recorded.as_ref().map(|p| p.height)).unwrap_or(224);
     let short = u64::from(width.max(height)) * 256 / 224;
     let color = args.color.or(recorded.as_ref().map(|p| p.color));
     let color = color.unwrap_or(if known(1) == Some(1) { Color::Gray } else { Color::Rgb });
@@ -319,7 +329,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
 }
 
 fn run_quantize(args: &QuantizeArgs) -> Result<()> {
-    let mut model = input::load(&args.model)?;
+    let mut model = input::load_sized(&args.model, args.size.map(|s| s.0.map(|v| v as usize)))?;
     let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
     if dims.len() != 4 {
         return Err(Error::InvalidModel(format!("input `{input}` has {} dimensions, N×C×H×W expected", dims.len())));

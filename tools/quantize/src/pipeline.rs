@@ -11,12 +11,13 @@ use crate::qdq::{self, Written};
 use crate::report::{Report, TensorReport, evaluate};
 use crate::rounding::{MAX_BYTES, Moments, Reads, Rounded, Rounding};
 use crate::scheme::{self, Affine};
-use crate::simplify::{clean, shaped};
-use crate::{Error, Result, fold};
+use crate::{Error, Result, fold, shaped};
 use ndarray::Array2;
 use prost::Message;
 use rayon::prelude::*;
 use std::collections::HashMap;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
+use tract_onnx::pb::type_proto::Value as Type;
 
 pub use crate::recipe::{Options, Recipe};
 
@@ -67,7 +68,7 @@ pub fn prepare(model: &ModelProto, shape: &[usize], options: &Options) -> Result
     let fold = fold::fold(&mut model)?;
     // A symbolic size would be lost on whoever runs the file: ranges and paddings belong to this one.
     let (input, _) = onnx::data_input(onnx::graph(&model)?)?;
-    clean::fix_size(onnx::graph_mut(&mut model)?, &input, shape);
+    fix_size(onnx::graph_mut(&mut model)?, &input, shape);
     let mut shapes = float::shapes(&model, shape)?;
     let graph = onnx::graph_mut(&mut model)?;
     shaped::apply(graph, &mut shapes)?;
@@ -75,6 +76,16 @@ pub fn prepare(model: &ModelProto, shape: &[usize], options: &Options) -> Result
     onnx::validate(&model)?;
     let plan = plan::plan(onnx::graph(&model)?, &shapes, options.residual, &options.keep_float)?;
     Ok(Prepared { model, shapes, fold, equalized: 0, plan })
+}
+
+/// Writes height, width and channels into the data input; the batch stays as it is.
+fn fix_size(graph: &mut onnx::GraphProto, name: &str, shape: &[usize]) {
+    let Some(input) = graph.input.iter_mut().find(|i| i.name == name) else { return };
+    if let Some(Type::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        for (dim, &size) in t.shape.get_or_insert_default().dim.iter_mut().zip(shape).skip(1) {
+            dim.value = Some(Dim::DimValue(size as i64));
+        }
+    }
 }
 
 /// Equalizes the channels of a prepared model, as calibration inputs show them.

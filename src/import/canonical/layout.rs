@@ -4,31 +4,28 @@
 //! Elementwise operators, reductions, paddings and concatenations then work on the source; any other reader gets
 //! the Transpose back. An N×H×W×C graph input becomes N×C×H×W.
 
+use super::facts::ELEMENTWISE;
+use super::interface::channels_last;
 use crate::Result;
-use crate::onnx::*;
+use crate::import::onnx::*;
 use std::collections::{HashMap, HashSet};
 use tract_onnx::pb::type_proto::Value as Type;
 
-const ELEMENTWISE: &[&str] = &[
-    "Relu",
-    "Clip",
-    "LeakyRelu",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Tanh",
-    "Elu",
-    "Identity",
-    "Dropout",
-    "Cast",
-    "Neg",
-    "Abs",
-    "Exp",
-    "Sqrt",
-];
-const BINARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min"];
+/// Elementwise operators with parameters that hold for the whole tensor.
+const UNIFORM: &[&str] = &["Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear"];
+const BINARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Pow"];
 const REDUCTIONS: &[&str] = &["ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin"];
 const TO_CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
+/// An input of this height and width, with few values last, is a picture.
+const PICTURE: usize = 16;
+
+/// True for a node whose result at each place depends on the first input at that place alone.
+fn is_elementwise(node: &NodeProto, scalar: impl Fn(&str) -> bool) -> bool {
+    let op = node.op_type.as_str();
+    ELEMENTWISE.contains(&op) || UNIFORM.contains(&op) && (!op.ends_with("Linear") || node.input.get(1).is_some_and(|s| scalar(s)))
+}
+
+type Initializers<'a> = HashMap<&'a str, &'a TensorProto>;
 
 #[derive(Clone)]
 struct Turned {
@@ -50,7 +47,8 @@ struct Pass {
 
 /// Rewrites the graph.
 pub fn remove_transposes(graph: &mut GraphProto) -> Result<()> {
-    if !graph.node.iter().any(|n| is_op(n, "Transpose")) {
+    let picture = channels_last_input(graph);
+    if picture.is_none() && !graph.node.iter().any(|n| is_op(n, "Transpose")) {
         return Ok(());
     }
     let mut pass = Pass {
@@ -62,7 +60,7 @@ pub fn remove_transposes(graph: &mut GraphProto) -> Result<()> {
         nodes: Vec::new(),
         constants: Vec::new(),
     };
-    if let Some(input) = channels_last_input(graph) {
+    if let Some(input) = picture {
         turn_input(graph, &input);
         // Nodes so far mean the turned value by this name; from here on it is the graph input's.
         let old = fresh_name(&mut pass.names, &format!("{input}.channels_last"));
@@ -70,9 +68,9 @@ pub fn remove_transposes(graph: &mut GraphProto) -> Result<()> {
         pass.turned.insert(old, Turned { source: input, perm: vec![0, 2, 3, 1] });
     }
     let pinned: HashSet<String> = graph.output.iter().map(|o| o.name.clone()).chain(captured_names(graph)).collect();
-    let initializers: HashMap<String, TensorProto> =
-        graph.initializer.iter().filter(|t| t.dims.iter().product::<i64>() <= 1 << 20).map(|t| (t.name.clone(), t.clone())).collect();
-    for node in std::mem::take(&mut graph.node) {
+    let nodes = std::mem::take(&mut graph.node);
+    let initializers: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
+    for node in nodes {
         pass.visit(node, &initializers, &pinned)?;
     }
     graph.node = pass.nodes;
@@ -81,18 +79,22 @@ pub fn remove_transposes(graph: &mut GraphProto) -> Result<()> {
     Ok(())
 }
 
-/// A rank-4 input that some Transpose takes, perhaps after elementwise operators, to channels first.
+/// An N×H×W×C input: a picture by its dimensions, or one that some Transpose takes, perhaps after elementwise operators, to
+/// channels first.
 fn channels_last_input(graph: &GraphProto) -> Option<String> {
     let (input, dims) = data_input(graph).ok()?;
-    let few = |d: Option<usize>| matches!(d, Some(1 | 3 | 4));
-    if dims.len() != 4 || !few(dims[3]) || few(dims[1]) {
+    if !channels_last(&dims) {
         return None;
+    }
+    let large = |d: Option<usize>| d.is_none_or(|d| d >= PICTURE);
+    if large(dims[1]) && large(dims[2]) {
+        return Some(input);
     }
     let producer: HashMap<&str, &NodeProto> = graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
     let reaches = |node: &NodeProto| {
         let mut at = node.input.first()?.as_str();
         while at != input {
-            let before = producer.get(at).filter(|n| ELEMENTWISE.contains(&n.op_type.as_str()) || BINARY.contains(&n.op_type.as_str()))?;
+            let before = producer.get(at).filter(|n| is_elementwise(n, |_| true) || BINARY.contains(&n.op_type.as_str()))?;
             let constant = |s: &&String| !producer.contains_key(s.as_str()) && **s != input;
             at = before.input.iter().find(|s| !constant(s))?;
         }
@@ -123,9 +125,9 @@ fn is_identity(perm: &[usize]) -> bool {
 }
 
 /// Non-negative axes of a reduction or Squeeze, from its attribute or constant input.
-fn axes(node: &NodeProto, constants: &HashMap<String, TensorProto>, rank: usize) -> Option<Vec<usize>> {
+fn axes(node: &NodeProto, constants: &Initializers<'_>, rank: usize) -> Option<Vec<usize>> {
     let list = match node.input.get(1).filter(|s| !s.is_empty()) {
-        Some(name) => i64_data(constants.get(name)?).ok()?,
+        Some(name) => i64_data(constants.get(name.as_str())?).ok()?,
         None => attr_ints(node, "axes").to_vec(),
     };
     let wrap = |&a: &i64| usize::try_from(if a < 0 { a + rank as i64 } else { a }).ok().filter(|&a| a < rank);
@@ -133,7 +135,7 @@ fn axes(node: &NodeProto, constants: &HashMap<String, TensorProto>, rank: usize)
 }
 
 impl Pass {
-    fn visit(&mut self, mut node: NodeProto, constants: &HashMap<String, TensorProto>, pinned: &HashSet<String>) -> Result<()> {
+    fn visit(&mut self, mut node: NodeProto, constants: &Initializers<'_>, pinned: &HashSet<String>) -> Result<()> {
         for input in &mut node.input {
             if let Some(source) = self.alias.get(input) {
                 *input = source.clone();
@@ -141,7 +143,10 @@ impl Pass {
         }
         let rewritten = is_default_domain(&node.domain)
             && node.output.len() == 1
-            && node.input.first().is_some_and(|s| !s.is_empty() && !constants.contains_key(s) || BINARY.contains(&node.op_type.as_str()))
+            && node
+                .input
+                .first()
+                .is_some_and(|s| !s.is_empty() && !constants.contains_key(s.as_str()) || BINARY.contains(&node.op_type.as_str()))
             && self.rewrite(&node, constants, pinned)?;
         if rewritten {
             return Ok(());
@@ -157,7 +162,7 @@ impl Pass {
     }
 
     /// N×C×1×1 tensors have the same elements in any order of their dimensions.
-    fn note_points(&mut self, node: &NodeProto, constants: &HashMap<String, TensorProto>) {
+    fn note_points(&mut self, node: &NodeProto, constants: &Initializers<'_>) {
         let spatial = |node: &NodeProto| {
             REDUCTIONS.contains(&node.op_type.as_str())
                 && attr_int(node, "keepdims", 1) != 0
@@ -166,14 +171,14 @@ impl Pass {
                     a == [2, 3]
                 })
         };
-        let kept = ELEMENTWISE.contains(&node.op_type.as_str()) && node.input.first().is_some_and(|s| self.points.contains(s));
+        let kept = is_elementwise(node, |_| true) && node.input.first().is_some_and(|s| self.points.contains(s));
         if node.op_type == "GlobalAveragePool" || node.op_type == "GlobalMaxPool" || spatial(node) || kept {
             self.points.extend(node.output.first().cloned());
         }
     }
 
     /// Emits `node` on the source; its value is the source's, turned by `perm`.
-    fn emit(&mut self, mut node: NodeProto, perm: Vec<usize>, pinned: &HashSet<String>, constants: &HashMap<String, TensorProto>) {
+    fn emit(&mut self, mut node: NodeProto, perm: Vec<usize>, pinned: &HashSet<String>, constants: &Initializers<'_>) {
         let output = node.output[0].clone();
         if is_identity(&perm) {
             self.note_points(&node, constants);
@@ -205,7 +210,7 @@ impl Pass {
     }
 
     /// True if the node was replaced.
-    fn rewrite(&mut self, node: &NodeProto, constants: &HashMap<String, TensorProto>, pinned: &HashSet<String>) -> Result<bool> {
+    fn rewrite(&mut self, node: &NodeProto, constants: &Initializers<'_>, pinned: &HashSet<String>) -> Result<bool> {
         let (op, output) = (node.op_type.as_str(), node.output[0].clone());
         let turned = self.turned.get(&node.input[0]).cloned();
         let with_source = |t: &Turned| {
@@ -231,7 +236,7 @@ impl Pass {
                 }
                 Ok(true)
             }
-            (op, Some(t)) if ELEMENTWISE.contains(&op) => {
+            (_, Some(t)) if is_elementwise(node, |s| constants.get(s).is_some_and(|t| t.dims.iter().product::<i64>() == 1)) => {
                 self.emit(with_source(&t), t.perm, pinned, constants);
                 Ok(true)
             }
@@ -240,7 +245,8 @@ impl Pass {
                 Ok(true)
             }
             ("Reshape", Some(t)) if self.points.contains(&t.source) && t.perm[0] == 0 => {
-                let flat = node.input.get(1).and_then(|n| constants.get(n)).and_then(|t| i64_data(t).ok()).is_some_and(|s| s.len() == 2);
+                let flat =
+                    node.input.get(1).and_then(|n| constants.get(n.as_str())).and_then(|t| i64_data(t).ok()).is_some_and(|s| s.len() == 2);
                 if flat {
                     self.nodes.push(with_source(&t));
                 }
@@ -268,7 +274,7 @@ impl Pass {
             ("Pad", Some(t)) => {
                 let rank = t.perm.len();
                 let list = match node.input.get(1) {
-                    Some(name) => constants.get(name).and_then(|t| i64_data(t).ok()),
+                    Some(name) => constants.get(name.as_str()).and_then(|t| i64_data(t).ok()),
                     None => Some(attr_ints(node, "pads").to_vec()),
                 };
                 let Some(list) = list.filter(|l| l.len() == 2 * rank && node.input.get(3).is_none_or(|s| s.is_empty())) else {
@@ -289,16 +295,58 @@ impl Pass {
                 self.emit(new, t.perm, pinned, constants);
                 Ok(true)
             }
+            ("Softmax" | "LogSoftmax", Some(t)) => {
+                let axis = attr_int(node, "axis", -1);
+                let axis = usize::try_from(if axis < 0 { axis + t.perm.len() as i64 } else { axis }).unwrap_or(usize::MAX);
+                let Some(&source_axis) = t.perm.get(axis) else { return Ok(false) };
+                let mut new = with_source(&t);
+                new.attribute.retain(|a| a.name != "axis");
+                new.attribute.push(int_attribute("axis", source_axis as i64));
+                self.emit(new, t.perm, pinned, constants);
+                Ok(true)
+            }
+            ("Slice", Some(t)) => {
+                let list =
+                    node.input.get(3).filter(|n| !n.is_empty()).and_then(|n| constants.get(n.as_str())).and_then(|t| i64_data(t).ok());
+                let wrap = |&a: &i64| usize::try_from(if a < 0 { a + t.perm.len() as i64 } else { a }).ok();
+                let mapped: Option<Vec<i64>> = list.and_then(|l| l.iter().map(|a| Some(*t.perm.get(wrap(a)?)? as i64)).collect());
+                let Some(mapped) = mapped else { return Ok(false) };
+                let mut new = with_source(&t);
+                let name = fresh_name(&mut self.names, &format!("{output}.axes"));
+                self.constants.push(i64_tensor(&name, &[mapped.len()], &mapped));
+                new.input[3] = name;
+                self.emit(new, t.perm, pinned, constants);
+                Ok(true)
+            }
+            ("Resize", Some(t)) if attr(node, "axes").is_none() && node.input.get(1).is_none_or(|s| s.is_empty()) => {
+                let at = node.input.len() - 1;
+                let Some(list) = constants.get(node.input[at].as_str()).filter(|l| at >= 2 && l.dims == [t.perm.len() as i64]) else {
+                    return Ok(false);
+                };
+                let name = fresh_name(&mut self.names, &format!("{}.turned", node.input[at]));
+                let back = inverse(&t.perm);
+                self.constants.push(if list.data_type == 1 {
+                    let v = f32_data(list)?;
+                    f32_tensor(&name, &[v.len()], &back.iter().map(|&i| v[i]).collect::<Vec<_>>())
+                } else {
+                    let v = i64_data(list)?;
+                    i64_tensor(&name, &[v.len()], &back.iter().map(|&i| v[i]).collect::<Vec<_>>())
+                });
+                let mut new = with_source(&t);
+                new.input[at] = name;
+                self.emit(new, t.perm, pinned, constants);
+                Ok(true)
+            }
             (op, _) if BINARY.contains(&op) || op == "Concat" => self.rewrite_many(node, constants, pinned),
             _ => Ok(false),
         }
     }
 
     /// Operators on several values: all turned alike, or constant.
-    fn rewrite_many(&mut self, node: &NodeProto, constants: &HashMap<String, TensorProto>, pinned: &HashSet<String>) -> Result<bool> {
+    fn rewrite_many(&mut self, node: &NodeProto, constants: &Initializers<'_>, pinned: &HashSet<String>) -> Result<bool> {
         let Some(perm) = node.input.iter().find_map(|n| self.turned.get(n)).map(|t| t.perm.clone()) else { return Ok(false) };
         let concat = node.op_type == "Concat";
-        let fits = node.input.iter().all(|n| match (self.turned.get(n), constants.get(n)) {
+        let fits = node.input.iter().all(|n| match (self.turned.get(n), constants.get(n.as_str())) {
             (Some(t), _) => t.perm == perm,
             (None, Some(c)) => !concat && c.data_type == 1 && c.dims.len() <= perm.len(),
             _ => false,
@@ -312,7 +360,7 @@ impl Pass {
                 *input = t.source.clone();
                 continue;
             }
-            let constant = &constants[input.as_str()];
+            let constant = constants[input.as_str()];
             let mut dims = vec![1; perm.len() - constant.dims.len()];
             dims.extend(tensor_dims(constant)?);
             let name = fresh_name(&mut self.names, &format!("{input}.turned"));
