@@ -250,7 +250,8 @@ fn passwords_and_tokens_are_sent_and_never_shown() {
         (&with_user, "Bearer x:y", "authorization: Bearer x:y"),
     ] {
         std::fs::write(&file, secret).unwrap();
-        let mut running = camera(address, if secret.is_empty() { &["--count", "1"] } else { &["--count", "1", "--camera-auth", path] });
+        let with_secret = ["--count", "1", "--camera-auth", path];
+        let mut running = camera(address, if secret.is_empty() { &with_secret[..2] } else { &with_secret });
         let (mut stream, head) = server.accept();
         assert!(head.contains(wanted), "{wanted}: {head}");
         stream.write_all(&[MULTIPART.as_bytes(), &part(&samples.files[0])].concat()).unwrap();

@@ -3,8 +3,8 @@
 
 use super::epilogue::Epilogue;
 use crate::kernels::Domain;
-use crate::kernels::depthwise::sweep::{Lanes, sweep};
-use crate::kernels::depthwise::{Block, DepthwiseKernel, QUAD, interleaved};
+use crate::kernels::depthwise::sweep::{self, Lanes, sweep};
+use crate::kernels::depthwise::{Block, DepthwiseKernel, QUAD, TapOrder, interleaved};
 use std::arch::{aarch64::*, asm};
 
 /// For every AArch64 processor.
@@ -45,20 +45,68 @@ unsafe fn neon(b: &Block<'_>) {
     // SAFETY: the contract is the same; pairs of products fit 16 bits unless both are −128 · −128.
     unsafe {
         match (b.width, b.narrow) {
-            (16, true) => sweep::<Pairs<2, true>, 4>(b),
-            (16, false) => sweep::<Pairs<2, false>, 2>(b),
-            (_, true) => sweep::<Pairs<1, true>, 4>(b),
-            (_, false) => sweep::<Pairs<1, false>, 2>(b),
+            (16, true) => sweep!(b, Pairs<2, true>, 4, neon_columns, neon_pixels),
+            (_, true) => sweep!(b, Pairs<1, true>, 4, neon_columns, neon_pixels),
+            (16, false) => wide::<Pairs<2, false>>(b),
+            (_, false) => wide::<Pairs<1, false>>(b),
         }
     }
 }
 
+/// Any order of taps, for layers that our quantizer does not make.
+///
 /// # Safety
 /// See [`DepthwiseKernel::run`].
-#[target_feature(enable = "neon,dotprod")]
+unsafe fn wide<L: Lanes>(b: &Block<'_>) {
+    let size = match b.order {
+        TapOrder::Columns { size, .. } => [size, size],
+        TapOrder::Sequence => [b.taps.len(), 1],
+    };
+    // SAFETY: the contract is the same.
+    unsafe { neon_pixels::<L>(b, size, sweep::begin::<L>(b)) }
+}
+
+/// # Safety
+/// See [`sweep::columns`].
+#[inline(never)]
+#[target_feature(enable = "neon")]
+unsafe fn neon_columns<L: Lanes, const K: usize, const S: usize>(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::columns::<L, 4, K, S>(b) }
+}
+
+/// # Safety
+/// See [`sweep::pixels`].
+#[inline(never)]
+#[target_feature(enable = "neon")]
+unsafe fn neon_pixels<L: Lanes>(b: &Block<'_>, size: [usize; 2], fast: bool) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::pixels::<L>(b, size, fast) }
+}
+
+/// # Safety
+/// See [`DepthwiseKernel::run`].
 unsafe fn dotprod(b: &Block<'_>) {
     // SAFETY: the contract is the same.
-    unsafe { sweep::<Dots, 4>(b) }
+    unsafe { sweep!(b, Dots, 4, dotprod_columns, dotprod_pixels) }
+}
+
+/// # Safety
+/// See [`sweep::columns`].
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn dotprod_columns<L: Lanes, const K: usize, const S: usize>(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::columns::<L, 4, K, S>(b) }
+}
+
+/// # Safety
+/// See [`sweep::pixels`].
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn dotprod_pixels<L: Lanes>(b: &Block<'_>, size: [usize; 2], fast: bool) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::pixels::<L>(b, size, fast) }
 }
 
 /// `8 · H` channels in their order; pairs of products are summed in 16 bits if `NARROW`.
@@ -76,13 +124,13 @@ impl<const H: usize, const NARROW: bool> Lanes for Pairs<H, NARROW> {
     #[inline(always)]
     unsafe fn bias(bias: *const i32) -> Self::Sums {
         // SAFETY: as promised.
-        unsafe { std::array::from_fn(|h| [vld1q_s32(bias.add(8 * h)), vld1q_s32(bias.add(8 * h + 4))]) }
+        unsafe { std::array::from_fn(|h| [vld1q_s32(bias.wrapping_add(8 * h)), vld1q_s32(bias.wrapping_add(8 * h + 4))]) }
     }
 
     #[inline(always)]
     unsafe fn column<const R: usize>(from: [*const u8; QUAD]) -> Self::Column {
         // SAFETY: as promised; rows from R on are not used.
-        unsafe { std::array::from_fn(|h| std::array::from_fn(|r| vld1_s8(from[if r < R { r } else { 0 }].add(8 * h).cast()))) }
+        unsafe { std::array::from_fn(|h| std::array::from_fn(|r| vld1_s8(from[if r < R { r } else { 0 }].wrapping_add(8 * h).cast()))) }
     }
 
     #[inline(always)]
@@ -90,7 +138,7 @@ impl<const H: usize, const NARROW: bool> Lanes for Pairs<H, NARROW> {
         // SAFETY: a quad of weights has four rows.
         unsafe {
             for (h, (sums, x)) in sums.iter_mut().zip(x).enumerate() {
-                let w = |r: usize| vld1_s8(weights.add((r * H + h) * 8));
+                let w = |r: usize| vld1_s8(weights.wrapping_add((r * H + h) * 8));
                 let mut add = |products: int16x8_t| {
                     *sums = [vaddw_s16(sums[0], vget_low_s16(products)), vaddw_high_s16(sums[1], products)];
                 };
@@ -114,13 +162,19 @@ impl<const H: usize, const NARROW: bool> Lanes for Pairs<H, NARROW> {
     #[inline(always)]
     unsafe fn finish(b: &Block<'_>) -> Self::Finish {
         // SAFETY: there are as many multipliers as channels.
-        unsafe { Finish::new(b, |h| b.mult.as_ptr().add(8 * h)) }
+        unsafe { Finish::new(b) }
     }
 
     #[inline(always)]
-    unsafe fn store(f: &Self::Finish, b: &Block<'_>, sums: Self::Sums, residual: *const u8, output: *mut u8) {
+    unsafe fn store(f: &Self::Finish, b: &Block<'_>, sums: Self::Sums, output: *mut u8) {
         // SAFETY: as promised.
-        unsafe { f.store(b, sums, residual, output) }
+        unsafe { f.store(b, sums, output) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_any(b: &Block<'_>, sums: Self::Sums, residual: *const u8, output: *mut u8) {
+        // SAFETY: as promised.
+        unsafe { store_any(b, sums, residual, output) }
     }
 }
 
@@ -138,7 +192,7 @@ impl Lanes for Dots {
     #[inline(always)]
     unsafe fn bias(bias: *const i32) -> Self::Sums {
         // SAFETY: as promised.
-        unsafe { std::array::from_fn(|j| vld1q_s32(bias.add(4 * j))) }
+        unsafe { std::array::from_fn(|j| vld1q_s32(bias.wrapping_add(4 * j))) }
     }
 
     #[inline(always)]
@@ -164,7 +218,7 @@ impl Lanes for Dots {
         for (j, (sum, x)) in sums.iter_mut().zip(x).enumerate() {
             // SAFETY: a quad of weights fills four registers; SDOT is there, and touches registers only.
             unsafe {
-                let w = vld1q_s8(weights.add(16 * j));
+                let w = vld1q_s8(weights.wrapping_add(16 * j));
                 asm!("sdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) *sum, in(vreg) x, in(vreg) w, options(pure, nomem, nostack, preserves_flags));
             }
         }
@@ -174,58 +228,91 @@ impl Lanes for Dots {
     #[inline(always)]
     unsafe fn finish(b: &Block<'_>) -> Self::Finish {
         // SAFETY: there are as many multipliers as channels.
-        unsafe { Finish::new(b, |h| b.mult.as_ptr().add(8 * h)) }
+        unsafe { Finish::new(b) }
     }
 
     #[inline(always)]
-    unsafe fn store(f: &Self::Finish, b: &Block<'_>, [s0, s1, s2, s3]: Self::Sums, residual: *const u8, output: *mut u8) {
+    unsafe fn store(f: &Self::Finish, b: &Block<'_>, [s0, s1, s2, s3]: Self::Sums, output: *mut u8) {
         // SAFETY: as promised.
-        unsafe { f.store(b, [[s0, s1], [s2, s3]], residual, output) }
+        unsafe { f.store(b, [[s0, s1], [s2, s3]], output) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_any(b: &Block<'_>, [s0, s1, s2, s3]: Self::Sums, residual: *const u8, output: *mut u8) {
+        // SAFETY: as promised.
+        unsafe { store_any(b, [[s0, s1], [s2, s3]], residual, output) }
     }
 }
 
-/// Requantization of `8 · H` channels.
+/// Bounded requantization of `8 · H` channels.
 #[derive(Clone, Copy)]
 struct Finish<const H: usize> {
-    epilogues: [Epilogue; H],
-    /// Packing saturates as clamping would.
-    saturates: bool,
+    zero_point: int16x8_t,
+    lo: int8x8_t,
+    hi: int8x8_t,
 }
 
 impl<const H: usize> Finish<H> {
     /// # Safety
-    /// `mult` gives eight multipliers for each half.
+    /// None beyond NEON.
     #[inline(always)]
-    unsafe fn new(b: &Block<'_>, mult: impl Fn(usize) -> *const f32) -> Self {
-        // SAFETY: as promised.
-        let epilogues = std::array::from_fn(|h| unsafe { Epilogue::new(mult(h), b.requant, b.residual_params) });
-        Finish { epilogues, saturates: b.saturates && b.residual_params.is_none() }
+    unsafe fn new(b: &Block<'_>) -> Self {
+        let zero_point = b.requant.zero_point;
+        let byte = |clamp: f32| (clamp as i32 + zero_point) as i8;
+        // SAFETY: NEON is part of every AArch64 target.
+        unsafe {
+            Finish { zero_point: vdupq_n_s16(zero_point as i16), lo: vdup_n_s8(byte(b.requant.lo)), hi: vdup_n_s8(byte(b.requant.hi)) }
+        }
     }
 
     /// # Safety
-    /// `residual` is readable for `8 · H` bytes if the block has one, `output` writable for `b.n`.
+    /// There are `8 · H` multipliers; `output` is writable for `b.n` bytes.
     #[inline(always)]
-    unsafe fn store(&self, b: &Block<'_>, sums: [[int32x4_t; 2]; H], residual: *const u8, output: *mut u8) {
+    unsafe fn store(&self, b: &Block<'_>, sums: [[int32x4_t; 2]; H], output: *mut u8) {
         // SAFETY: as promised.
         unsafe {
             let bytes: [int8x8_t; H] = std::array::from_fn(|h| {
-                if self.saturates {
-                    self.epilogues[h].saturated(sums[h])
-                } else {
-                    self.epilogues[h].pixel(sums[h], || vld1_s8(residual.add(8 * h).cast()))
-                }
+                let mult = b.mult.as_ptr().add(8 * h);
+                let round = |i: usize| vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(sums[h][i]), vld1q_f32(mult.wrapping_add(4 * i))));
+                // Clamping may come last, on bytes: what saturates before the zero point is added saturates in the end.
+                let words = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(round(0)), round(1)), self.zero_point);
+                vmin_s8(vmax_s8(vqmovn_s16(words), self.lo), self.hi)
             });
-            if b.n == 8 * H {
-                for (h, bytes) in bytes.into_iter().enumerate() {
-                    vst1_s8(output.add(8 * h).cast(), bytes);
-                }
-            } else {
-                let mut whole = [[0i8; 8]; H];
-                for (to, bytes) in whole.iter_mut().zip(bytes) {
-                    vst1_s8(to.as_mut_ptr(), bytes);
-                }
-                std::ptr::copy_nonoverlapping(whole.as_ptr().cast(), output, b.n);
+            put(bytes, output, b.n);
+        }
+    }
+}
+
+/// # Safety
+/// There are `8 · H` multipliers; `residual` is readable for as many bytes if the block has one, `output` writable for `b.n`.
+#[inline(always)]
+unsafe fn store_any<const H: usize>(b: &Block<'_>, sums: [[int32x4_t; 2]; H], residual: *const u8, output: *mut u8) {
+    // SAFETY: as promised.
+    unsafe {
+        let bytes: [int8x8_t; H] = std::array::from_fn(|h| {
+            let epilogue = Epilogue::new(b.mult.as_ptr().add(8 * h), b.requant, b.residual_params);
+            epilogue.pixel(sums[h], || vld1_s8(residual.add(8 * h).cast()))
+        });
+        put(bytes, output, b.n);
+    }
+}
+
+/// # Safety
+/// `output` is writable for `n` bytes.
+#[inline(always)]
+unsafe fn put<const H: usize>(bytes: [int8x8_t; H], output: *mut u8, n: usize) {
+    // SAFETY: as promised.
+    unsafe {
+        if n == 8 * H {
+            for (h, bytes) in bytes.into_iter().enumerate() {
+                vst1_s8(output.add(8 * h).cast(), bytes);
             }
+        } else {
+            let mut whole = [[0i8; 8]; H];
+            for (to, bytes) in whole.iter_mut().zip(bytes) {
+                vst1_s8(to.as_mut_ptr(), bytes);
+            }
+            std::ptr::copy_nonoverlapping(whole.as_ptr().cast(), output, n);
         }
     }
 }

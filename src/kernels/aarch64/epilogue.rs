@@ -7,7 +7,6 @@ use std::arch::aarch64::*;
 pub const NR: usize = 8;
 
 /// The parameters of eight channels, in registers.
-#[derive(Clone, Copy)]
 pub struct Epilogue {
     mult: [float32x4_t; 2],
     lo: float32x4_t,
@@ -125,17 +124,6 @@ impl Epilogue {
             let r = [vmovl_s16(vget_low_s16(r)), vmovl_high_s16(r)].map(|r| vmulq_f32(vcvtq_f32_s32(r), mult));
             let v = [vmulq_f32(vcvtq_f32_s32(acc[0]), self.mult[0]), vmulq_f32(vcvtq_f32_s32(acc[1]), self.mult[1])];
             self.quantize([vaddq_f32(v[0], r[0]), vaddq_f32(v[1], r[1])])
-        }
-    }
-
-    /// Requantizes one pixel without residual, where saturation clamps: see [`Requant::saturates`].
-    #[inline(always)]
-    pub fn saturated(&self, acc: [int32x4_t; 2]) -> int8x8_t {
-        // SAFETY: NEON is part of every AArch64 target.
-        unsafe {
-            let q = |i: usize| vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc[i]), self.mult[i]));
-            // What saturates before the zero point is added saturates in the end.
-            vqmovn_s16(vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q(0)), q(1)), self.zero_point))
         }
     }
 

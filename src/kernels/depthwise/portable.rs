@@ -1,6 +1,6 @@
 //! Depthwise convolution in plain Rust that compilers vectorise.
 
-use super::sweep::{Lanes, sweep};
+use super::sweep::{self, Lanes, sweep};
 use super::{Block, DepthwiseKernel, QUAD};
 use crate::kernels::{Domain, reference::requantize};
 
@@ -17,11 +17,29 @@ pub const PORTABLE: DepthwiseKernel = DepthwiseKernel {
     channel_index: |_, channel| channel,
     columns: true,
     supported: || true,
-    run: |b| {
-        // SAFETY: the contract is the same.
-        unsafe { sweep::<Plain, 1>(b) }
-    },
+    run: portable,
 };
+
+/// # Safety
+/// See [`DepthwiseKernel::run`].
+unsafe fn portable(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep!(b, Plain, 1, columns, pixels) }
+}
+
+/// # Safety
+/// See [`sweep::columns`].
+unsafe fn columns<L: Lanes, const K: usize, const S: usize>(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::columns::<L, 1, K, S>(b) }
+}
+
+/// # Safety
+/// See [`sweep::pixels`].
+unsafe fn pixels<L: Lanes>(b: &Block<'_>, size: [usize; 2], fast: bool) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::pixels::<L>(b, size, fast) }
+}
 
 #[derive(Clone, Copy)]
 struct Plain;

@@ -3,7 +3,7 @@
 //! Where outputs share input columns, a column of up to four bytes per channel is loaded and arranged once, then multiplied for
 //! each of the `P` neighbouring outputs that read it.
 
-use super::{Block, QUAD, TapOrder};
+use super::{Block, QUAD};
 
 /// A block of channels in registers.
 ///
@@ -56,42 +56,35 @@ pub trait Lanes: Copy {
     unsafe fn store_any(block: &Block<'_>, sums: Self::Sums, residual: *const u8, output: *mut u8);
 }
 
-/// [`super::DepthwiseKernel::run`] by `L`, in tiles of `P` output pixels.
-///
-/// # Safety
-/// As there; `P` is 1 to 4.
-#[inline(always)]
-pub unsafe fn sweep<L: Lanes, const P: usize>(b: &Block<'_>) {
+/// Calls the sweep that a block needs, of functions which an instruction set has compiled: `columns::<L, K, S>(block)` in tiles of
+/// `$p` pixels, or `pixels::<L>(block, size, fast)`. Functions of their own, because one of them all takes compilers minutes.
+macro_rules! sweep {
+    ($block:expr, $lanes:ty, $p:literal, $columns:ident, $pixels:ident) => {{
+        use $crate::kernels::depthwise::{TapOrder, sweep};
+        let b: &$crate::kernels::depthwise::Block<'_> = $block;
+        let fast = sweep::begin::<$lanes>(b);
+        match b.order {
+            TapOrder::Columns { size, step } if fast && b.size[1] >= $p => match (size, step) {
+                (1, _) => $columns::<$lanes, 1, 1>(b),
+                (3, 1) => $columns::<$lanes, 3, 1>(b),
+                (3, _) => $columns::<$lanes, 3, 2>(b),
+                (5, 1) => $columns::<$lanes, 5, 1>(b),
+                (5, _) => $columns::<$lanes, 5, 2>(b),
+                (_, 1) => $columns::<$lanes, 7, 1>(b),
+                _ => $columns::<$lanes, 7, 2>(b),
+            },
+            TapOrder::Columns { size, .. } => $pixels::<$lanes>(b, [size, size], fast),
+            TapOrder::Sequence => $pixels::<$lanes>(b, [b.taps.len(), 1], fast),
+        }
+    }};
+}
+pub(crate) use sweep;
+
+/// Checks a block, and tells whether its requantization is bounded and without residual.
+pub fn begin<L: Lanes>(b: &Block<'_>) -> bool {
     debug_assert_eq!(b.weights.len(), b.order.quads(b.taps.len()) * QUAD * L::CHANNELS * L::WEIGHT_BYTES);
     debug_assert!(b.width == L::CHANNELS && b.bias.len() == b.width && b.mult.len() == b.width);
-    // SAFETY: the contract is the same.
-    unsafe {
-        if b.bounded && b.residual_params.is_none() {
-            ordered::<L, P, true>(b);
-        } else {
-            // Hardly any layer comes here.
-            ordered::<L, 1, false>(b);
-        }
-    }
-}
-
-/// # Safety
-/// As [`sweep`]; the block is bounded and has no residual if `BOUNDED`.
-#[inline(always)]
-unsafe fn ordered<L: Lanes, const P: usize, const BOUNDED: bool>(b: &Block<'_>) {
-    // SAFETY: the contract is the same.
-    unsafe {
-        match b.order {
-            TapOrder::Sequence => sequence::<L, BOUNDED>(b),
-            TapOrder::Columns { size: 1, .. } => columns::<L, P, 1, 1, BOUNDED>(b),
-            TapOrder::Columns { size: 3, step: 1 } => columns::<L, P, 3, 1, BOUNDED>(b),
-            TapOrder::Columns { size: 3, .. } => columns::<L, P, 3, 2, BOUNDED>(b),
-            TapOrder::Columns { size: 5, step: 1 } => columns::<L, P, 5, 1, BOUNDED>(b),
-            TapOrder::Columns { size: 5, .. } => columns::<L, P, 5, 2, BOUNDED>(b),
-            TapOrder::Columns { step: 1, .. } => columns::<L, P, 7, 1, BOUNDED>(b),
-            TapOrder::Columns { .. } => columns::<L, P, 7, 2, BOUNDED>(b),
-        }
-    }
+    b.bounded && b.residual_params.is_none()
 }
 
 /// Where one pixel's first tap, residual and output are.
@@ -103,46 +96,25 @@ struct Place {
 }
 
 impl Place {
-    /// # Safety
-    /// Pixel (y, x) is one of the block's.
     #[inline(always)]
-    unsafe fn new(b: &Block<'_>, y: usize, x: usize) -> Self {
+    fn new(b: &Block<'_>, y: usize, x: usize) -> Self {
         let at = |step: [usize; 2]| y * step[0] + x * step[1];
-        // SAFETY: the pixel is there; a residual perhaps not.
-        unsafe {
-            Place {
-                input: b.input.add(at(b.input_step)),
-                residual: b.residual.wrapping_add(at(b.residual_step)),
-                output: b.output.add(at(b.output_step)),
-            }
-        }
-    }
-
-    /// Stores the pixel `p` columns to the right.
-    ///
-    /// # Safety
-    /// As [`ordered`]; the pixel is one of the block's.
-    #[inline(always)]
-    unsafe fn store<L: Lanes, const BOUNDED: bool>(&self, b: &Block<'_>, finish: &L::Finish, p: usize, sums: L::Sums) {
-        // SAFETY: the pixel is there, and its residual if the block has one.
-        unsafe {
-            let output = self.output.add(p * b.output_step[1]);
-            if BOUNDED {
-                L::store(finish, b, sums, output);
-            } else {
-                L::store_any(b, sums, self.residual.wrapping_add(p * b.residual_step[1]), output);
-            }
+        Place {
+            input: b.input.wrapping_add(at(b.input_step)),
+            residual: b.residual.wrapping_add(at(b.residual_step)),
+            output: b.output.wrapping_add(at(b.output_step)),
         }
     }
 }
 
-/// One pixel after the other, any filter.
+/// One pixel after the other, any filter: quads of four taps below each other in `rows` × `columns`.
 ///
 /// # Safety
-/// As [`ordered`].
+/// As [`super::DepthwiseKernel::run`]; the block is bounded and has no residual if `fast`.
 #[inline(always)]
-unsafe fn sequence<L: Lanes, const BOUNDED: bool>(b: &Block<'_>) {
-    let (taps, last) = (b.taps.as_ptr(), b.taps.len() - 1);
+pub unsafe fn pixels<L: Lanes>(b: &Block<'_>, [rows, columns]: [usize; 2], fast: bool) {
+    debug_assert_eq!(rows * columns, b.taps.len());
+    let taps = b.taps.as_ptr();
     // SAFETY: taps of all pixels are readable; weights hold whole quads.
     unsafe {
         let finish = L::finish(b);
@@ -150,12 +122,19 @@ unsafe fn sequence<L: Lanes, const BOUNDED: bool>(b: &Block<'_>) {
             for x in 0..b.size[1] {
                 let place = Place::new(b, y, x);
                 let (mut sums, mut weights) = (L::bias(b.bias.as_ptr()), b.weights.as_ptr());
-                for first in (0..=last).step_by(QUAD) {
-                    let from = std::array::from_fn(|i| place.input.add(*taps.add((first + i).min(last))));
-                    sums = L::multiply::<4>(sums, L::column::<4>(from), weights);
-                    weights = weights.add(QUAD * L::CHANNELS * L::WEIGHT_BYTES);
+                for first in (0..rows).step_by(QUAD) {
+                    for column in 0..columns {
+                        // Weights of rows that are not there are zero.
+                        let row = |i: usize| place.input.wrapping_add(*taps.wrapping_add((first + i).min(rows - 1) * columns + column));
+                        sums = L::multiply::<4>(sums, L::column::<4>([row(0), row(1), row(2), row(3)]), weights);
+                        weights = weights.wrapping_add(QUAD * L::CHANNELS * L::WEIGHT_BYTES);
+                    }
                 }
-                place.store::<L, BOUNDED>(b, &finish, 0, sums);
+                if fast {
+                    L::store(&finish, b, sums, place.output);
+                } else {
+                    L::store_any(b, sums, place.residual, place.output);
+                }
             }
         }
     }
@@ -164,24 +143,17 @@ unsafe fn sequence<L: Lanes, const BOUNDED: bool>(b: &Block<'_>) {
 /// A square filter of `K` taps a side, outputs `S` columns apart.
 ///
 /// # Safety
-/// As [`ordered`].
+/// As [`super::DepthwiseKernel::run`]; rows have `P` pixels at least; the block is bounded and has no residual.
 #[inline(always)]
-unsafe fn columns<L: Lanes, const P: usize, const K: usize, const S: usize, const BOUNDED: bool>(b: &Block<'_>) {
+pub unsafe fn columns<L: Lanes, const P: usize, const K: usize, const S: usize>(b: &Block<'_>) {
     debug_assert!(b.taps.len() == K * K && (K == 1 || b.input_step[1] == S * b.taps[1]));
     // SAFETY: tiles lie among the block's pixels.
     unsafe {
         let finish = L::finish(b);
         for y in 0..b.size[0] {
-            let mut x = 0;
-            while x < b.size[1] {
-                if b.size[1] < P {
-                    tile::<L, 1, K, S, BOUNDED>(b, &finish, Place::new(b, y, x));
-                    x += 1;
-                } else {
-                    // The last tile of a row overlaps the one before it.
-                    tile::<L, P, K, S, BOUNDED>(b, &finish, Place::new(b, y, x.min(b.size[1] - P)));
-                    x += P;
-                }
+            for x in (0..b.size[1]).step_by(P) {
+                // The last tile of a row overlaps the one before it.
+                tile::<L, P, K, S>(b, &finish, Place::new(b, y, x.min(b.size[1] - P)));
             }
         }
     }
@@ -190,13 +162,9 @@ unsafe fn columns<L: Lanes, const P: usize, const K: usize, const S: usize, cons
 /// `P` outputs from `place` on.
 ///
 /// # Safety
-/// As [`ordered`]; the outputs are there.
+/// As [`columns`]; the outputs are there.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize, const BOUNDED: bool>(
-    b: &Block<'_>,
-    finish: &L::Finish,
-    place: Place,
-) {
+unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize>(b: &Block<'_>, finish: &L::Finish, place: Place) {
     const { assert!(P <= 4 && K <= 7 && S <= 2) };
     let (width, taps) = (b.input_step[1] / S, b.taps.as_ptr());
     // SAFETY: all columns are taps of an output; weights hold [group][column] quads.
@@ -207,19 +175,19 @@ unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize, const B
             ($first:literal, $rows:literal, $i:expr, $column:expr, $weights:expr, $($p:literal)*) => {$(
                 if $p < P && $i >= $p * S && $i - $p * S < K {
                     let quad = $first / QUAD * K + $i - $p * S;
-                    let weights = $weights.add(quad * QUAD * L::CHANNELS * L::WEIGHT_BYTES);
+                    let weights = $weights.wrapping_add(quad * QUAD * L::CHANNELS * L::WEIGHT_BYTES);
                     sums[$p] = L::multiply::<$rows>(sums[$p], $column, weights);
                 }
             )*};
         }
         macro_rules! group {
             ($first:literal, $rows:literal, $($i:literal)*) => {
-                let row = |r: usize| place.input.add(*taps.add(($first + r % $rows) * K));
+                let row = |r: usize| place.input.wrapping_add(*taps.wrapping_add(($first + r % $rows) * K));
                 let rows = [row(0), row(1), row(2), row(3)];
                 $(
                     if $i < (P - 1) * S + K {
                         let at = $i * width;
-                        let column = L::column::<$rows>([rows[0].add(at), rows[1].add(at), rows[2].add(at), rows[3].add(at)]);
+                        let column = L::column::<$rows>(rows.map(|r| r.wrapping_add(at)));
                         let weights = opaque(b.weights.as_ptr());
                         products!($first, $rows, $i, column, weights, 0 1 2 3);
                     }
@@ -245,7 +213,7 @@ unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize, const B
         macro_rules! stores {
             ($($p:literal)*) => {$(
                 if $p < P {
-                    place.store::<L, BOUNDED>(b, finish, $p, sums[$p]);
+                    L::store(finish, b, sums[$p], place.output.wrapping_add($p * b.output_step[1]));
                 }
             )*};
         }

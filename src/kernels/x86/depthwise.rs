@@ -4,7 +4,7 @@
 //! packs of requantization undo.
 
 use crate::kernels::Domain;
-use crate::kernels::depthwise::sweep::{Lanes, sweep};
+use crate::kernels::depthwise::sweep::{self, Lanes, sweep};
 use crate::kernels::depthwise::{Block, DepthwiseKernel, QUAD, interleaved};
 use std::arch::x86_64::*;
 
@@ -54,38 +54,90 @@ const fn interleaved_words(channel: usize) -> usize {
 
 /// # Safety
 /// See [`DepthwiseKernel::run`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn vnni512(b: &Block<'_>) {
     // SAFETY: the contract is the same.
     unsafe {
         match b.width {
-            64 => sweep::<Zmm, 4>(b),
-            32 => sweep::<Ymm, 4>(b),
-            _ => sweep::<Xmm, 4>(b),
+            64 => sweep!(b, Zmm, 4, vnni512_columns, vnni512_pixels),
+            32 => sweep!(b, Ymm, 4, vnni512_columns, vnni512_pixels),
+            _ => sweep!(b, Xmm, 4, vnni512_columns, vnni512_pixels),
         }
     }
 }
 
 /// # Safety
+/// See [`sweep::columns`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn vnni512_columns<L: Lanes, const K: usize, const S: usize>(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::columns::<L, 4, K, S>(b) }
+}
+
+/// # Safety
+/// See [`sweep::pixels`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn vnni512_pixels<L: Lanes>(b: &Block<'_>, size: [usize; 2], fast: bool) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::pixels::<L>(b, size, fast) }
+}
+
+/// Tiles of two pixels: sixteen registers hold their sums, a column, and what lies between.
+///
+/// # Safety
 /// See [`DepthwiseKernel::run`].
-#[target_feature(enable = "avx2,avxvnni")]
 unsafe fn vnni256(b: &Block<'_>) {
-    // Sixteen registers: two pixels' sums, a column, and what lies between.
     // SAFETY: the contract is the same.
     unsafe {
         match b.width {
-            32 => sweep::<VexYmm, 2>(b),
-            _ => sweep::<VexXmm, 2>(b),
+            32 => sweep!(b, VexYmm, 2, vnni256_columns, vnni256_pixels),
+            _ => sweep!(b, VexXmm, 2, vnni256_columns, vnni256_pixels),
         }
     }
 }
 
 /// # Safety
+/// See [`sweep::columns`].
+#[inline(never)]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn vnni256_columns<L: Lanes, const K: usize, const S: usize>(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::columns::<L, 2, K, S>(b) }
+}
+
+/// # Safety
+/// See [`sweep::pixels`].
+#[inline(never)]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn vnni256_pixels<L: Lanes>(b: &Block<'_>, size: [usize; 2], fast: bool) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::pixels::<L>(b, size, fast) }
+}
+
+/// # Safety
 /// See [`DepthwiseKernel::run`].
-#[target_feature(enable = "avx2")]
 unsafe fn avx2(b: &Block<'_>) {
     // SAFETY: the contract is the same.
-    unsafe { sweep::<Words, 4>(b) }
+    unsafe { sweep!(b, Words, 4, avx2_columns, avx2_pixels) }
+}
+
+/// # Safety
+/// See [`sweep::columns`].
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_columns<L: Lanes, const K: usize, const S: usize>(b: &Block<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::columns::<L, 4, K, S>(b) }
+}
+
+/// # Safety
+/// See [`sweep::pixels`].
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2_pixels<L: Lanes>(b: &Block<'_>, size: [usize; 2], fast: bool) {
+    // SAFETY: the contract is the same.
+    unsafe { sweep::pixels::<L>(b, size, fast) }
 }
 
 /// Defines [`Lanes`] of one width of registers and one encoding of VPDPBUSD.
@@ -140,7 +192,7 @@ macro_rules! quads {
             unsafe fn bias(bias: *const i32) -> Self::Sums {
                 // SAFETY: as promised.
                 unsafe {
-                    let part = |j: usize| $load(bias.add(j * $bytes / 4).cast());
+                    let part = |j: usize| $load(bias.wrapping_add(j * $bytes / 4).cast());
                     [part(0), part(1), part(2), part(3)]
                 }
             }
@@ -158,7 +210,7 @@ macro_rules! quads {
             unsafe fn multiply<const R: usize>(sums: Self::Sums, x: Self::Column, weights: *const i8) -> Self::Sums {
                 // SAFETY: a quad of weights fills as many registers.
                 unsafe {
-                    let dot = |j: usize| $dot(sums[j], x[j], $load(weights.add(j * $bytes).cast()));
+                    let dot = |j: usize| $dot(sums[j], x[j], $load(weights.wrapping_add(j * $bytes).cast()));
                     [dot(0), dot(1), dot(2), dot(3)]
                 }
             }
@@ -178,7 +230,7 @@ macro_rules! quads {
                 // SAFETY: there are as many multipliers as channels; n bytes of output are writable.
                 unsafe {
                     let mult = b.mult.as_ptr();
-                    let round = |j: usize| $round($mul($to_real(sums[j]), $load_real(mult.add(j * $bytes / 4))));
+                    let round = |j: usize| $round($mul($to_real(sums[j]), $load_real(mult.wrapping_add(j * $bytes / 4))));
                     // Clamping may come last, on bytes: what saturates before the zero point is added saturates in the end.
                     let words = [$adds16($pack32(round(0), round(1)), zero_point), $adds16($pack32(round(2), round(3)), zero_point)];
                     Self::put(output, $min8($max8($pack16(words[0], words[1]), lo), hi), b.n);
@@ -198,7 +250,7 @@ macro_rules! quads {
                         None => sums,
                     };
                     for (j, q) in q.iter_mut().enumerate() {
-                        let mut v = $mul($to_real(*q), $load_real(mult.add(j * $bytes / 4)));
+                        let mut v = $mul($to_real(*q), $load_real(mult.wrapping_add(j * $bytes / 4)));
                         if let Some(p) = b.residual_params {
                             v = $add(v, $mul($to_real($sub32(r[j], $set32(p.zero_point))), $set_real(p.mult)));
                         }
@@ -241,7 +293,7 @@ unsafe fn store128(to: *mut u8, bytes: __m128i, n: usize) {
 
 /// # Safety
 /// `to` is writable for `n` bytes, less than 32.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2")]
 unsafe fn store256_by_pieces(to: *mut u8, bytes: __m256i, n: usize) {
     // SAFETY: as promised.
@@ -257,7 +309,7 @@ unsafe fn store256_by_pieces(to: *mut u8, bytes: __m256i, n: usize) {
 
 /// # Safety
 /// `to` is writable for `n` bytes, less than 16.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2")]
 unsafe fn store128_by_pieces(mut to: *mut u8, mut bytes: __m128i, n: usize) {
     // SAFETY: pieces are n bytes together.
@@ -470,7 +522,7 @@ impl Lanes for Words {
     #[inline(always)]
     unsafe fn bias(bias: *const i32) -> Self::Sums {
         // SAFETY: as promised.
-        unsafe { [_mm256_loadu_si256(bias.cast()), _mm256_loadu_si256(bias.add(8).cast())] }
+        unsafe { [_mm256_loadu_si256(bias.cast()), _mm256_loadu_si256(bias.wrapping_add(8).cast())] }
     }
 
     #[inline(always)]
@@ -488,7 +540,7 @@ impl Lanes for Words {
         for (i, pair) in x.iter().enumerate().take(R.div_ceil(2)) {
             for (j, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: a quad of weights, each of two bytes, fills four registers.
-                let w = unsafe { _mm256_loadu_si256(weights.add((2 * i + j) * 32).cast()) };
+                let w = unsafe { _mm256_loadu_si256(weights.wrapping_add((2 * i + j) * 32).cast()) };
                 // SAFETY: AVX2 is there.
                 *sum = unsafe { _mm256_add_epi32(*sum, _mm256_madd_epi16(pair[j], w)) };
             }
@@ -511,7 +563,8 @@ impl Lanes for Words {
         // SAFETY: there are 16 multipliers; n bytes of output are writable.
         unsafe {
             let mult = b.mult.as_ptr();
-            let round = |j: usize| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[j]), _mm256_loadu_ps(mult.add(8 * j))));
+            let round =
+                |j: usize| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[j]), _mm256_loadu_ps(mult.wrapping_add(8 * j))));
             // Clamping may come last, on bytes: what saturates before the zero point is added saturates in the end.
             let words = _mm256_adds_epi16(_mm256_packs_epi32(round(0), round(1)), zero_point);
             let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
@@ -531,7 +584,7 @@ impl Lanes for Words {
             let zero = _mm256_setzero_si256();
             let r = [_mm256_unpacklo_epi16(r, zero), _mm256_unpackhi_epi16(r, zero)];
             for (j, sum) in sums.iter_mut().enumerate() {
-                let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(*sum), _mm256_loadu_ps(b.mult.as_ptr().add(8 * j)));
+                let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(*sum), _mm256_loadu_ps(b.mult.as_ptr().wrapping_add(8 * j)));
                 if let Some(p) = b.residual_params {
                     let r = _mm256_cvtepi32_ps(_mm256_sub_epi32(r[j], _mm256_set1_epi32(p.zero_point)));
                     v = _mm256_add_ps(v, _mm256_mul_ps(r, _mm256_set1_ps(p.mult)));
