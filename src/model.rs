@@ -167,6 +167,7 @@ impl Model {
             isa: self.kernel.isa.into(),
             threads: self.threads(),
             int8_macs: nodes.iter().map(|n| n.macs).sum(),
+            float_macs: self.imported.float_macs,
             weight_bytes: nodes.iter().map(|n| n.weight_bytes).sum(),
             arena_bytes: programs.iter().map(|p| p.arena_bytes() as u64).sum(),
             regions: programs.len(),

@@ -13,6 +13,8 @@ pub struct Report {
     pub threads: usize,
     /// Multiply-accumulates in int8 regions.
     pub int8_macs: u64,
+    /// Multiply-accumulates that tract does in float.
+    pub float_macs: u64,
     /// Packed weights of the regions, bytes.
     pub weight_bytes: u64,
     /// Activations of the regions, bytes.
@@ -21,6 +23,19 @@ pub struct Report {
     pub regions: usize,
     /// Operations in execution order, regions first, then tract's.
     pub nodes: Vec<NodeReport>,
+}
+
+impl Report {
+    /// Share of the multiply-accumulates that run in int8, in percent. A model without any counts as float.
+    pub fn int8_percent(&self) -> f64 {
+        let all = self.int8_macs + self.float_macs;
+        if all == 0 { 0.0 } else { 100.0 * self.int8_macs as f64 / all as f64 }
+    }
+
+    /// The first node that runs in float, and why.
+    pub fn first_in_float(&self) -> Option<(&NodeReport, &str)> {
+        self.nodes.iter().find_map(|n| Some((n, n.why.as_deref()?)))
+    }
 }
 
 /// One operation.

@@ -50,11 +50,12 @@ pub fn run(args: &InspectArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     let int8 = report.nodes.iter().filter(|n| n.why.is_none()).count();
     writeln!(
         out,
-        "\n{}: {} operations in {} int8 regions ({:.3} GMAC, {} kernels, {} threads), {} in tract; weights {:.2} MB packed, arena {:.2} MB",
+        "\n{}: {} operations in {} int8 regions ({:.3} GMAC, {:.1} % of all, {} kernels, {} threads), {} in tract; weights {:.2} MB packed, arena {:.2} MB",
         report.model,
         int8,
         report.regions,
         report.int8_macs as f64 / 1e9,
+        report.int8_percent(),
         report.isa,
         report.threads,
         report.nodes.len() - int8,

@@ -77,7 +77,17 @@ struct RunArgs {
     /// Processors to keep to, such as 0-3,6 [default: the fastest kind where there are several].
     #[arg(long, global = true, value_name = "LIST", value_parser = parse_cpus)]
     cpus: Option<Cpus>,
+    /// Fail where less than this share of the multiply-accumulates runs in int8.
+    #[arg(long, global = true, value_name = "PERCENT", value_parser = parse_percent)]
+    require_int8: Option<f64>,
 }
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|p| (0.0..=100.0).contains(p)).ok_or_else(|| "a number from 0 to 100".into())
+}
+
+/// From this share of int8 on, nothing is said about the rest.
+const NEARLY_ALL: f64 = 99.0;
 
 /// What of a model is run, where its file leaves a choice.
 #[derive(Args)]
@@ -141,7 +151,30 @@ impl RunArgs {
         if all.len() > 1 && choice.head.is_none() {
             eprintln!("{}: output `{output}` of `{}`; choose another with --head NAME", path.display(), all.join("`, `"));
         }
+        self.tell_share(path, &model)?;
         Ok(model)
+    }
+
+    /// Says how much of the model misses the integer kernels: nothing may be slow without a word.
+    fn tell_share(&self, path: &Path, model: &Model) -> anyhow::Result<()> {
+        let report = model.report();
+        let Some((node, why)) = report.first_in_float() else { return Ok(()) };
+        let percent = report.int8_percent();
+        let line = format!(
+            "{percent:.1} % of the multiply-accumulates run in int8; the first node in float is `{}` ({}): {why}",
+            node.name, node.op
+        );
+        match self.require_int8 {
+            Some(least) if percent < least => {
+                Err(Error::UnsupportedModel(format!("{}: {line}; {least} % are required", path.display())).into())
+            }
+            _ => {
+                if percent < NEARLY_ALL {
+                    eprintln!("{}", one_line(&format!("{}: {line} (edge-infer inspect lists all)", path.display())));
+                }
+                Ok(())
+            }
+        }
     }
 }
 

@@ -287,14 +287,23 @@ fn check_geometry(node: &NodeProto) -> Result<()> {
     Ok(())
 }
 
-/// Operators whose result's size is named by their integer operands.
-const SIZED: &[&str] = &["ConstantOfShape", "Expand", "Pad", "Range", "Reshape", "Resize", "Tile", "Upsample"];
+/// Operators whose result's size is named by integer operands, and which operands these are.
+const SIZED: &[(&str, &[usize])] = &[
+    ("ConstantOfShape", &[0]),
+    ("Expand", &[1]),
+    ("Pad", &[1]),
+    ("Range", &[0, 1, 2]),
+    ("Reshape", &[1]),
+    ("Resize", &[3]),
+    ("Tile", &[1]),
+];
 /// Most elements that such operands may ask for.
 const MAX_NAMED_ELEMENTS: i64 = 1 << 22;
 
 /// Refuses constant sizes far beyond any network's, for the same reason.
 fn check_sizes(node: &NodeProto, constants: &HashMap<&str, &TensorProto>) -> Result<()> {
-    for name in inputs(node).filter(|_| SIZED.contains(&node.op_type.as_str())) {
+    let operands = SIZED.iter().find(|(op, _)| *op == node.op_type).map_or(&[][..], |(_, operands)| operands);
+    for name in operands.iter().filter_map(|&i| node.input.get(i)).map(String::as_str) {
         let Some(t) = constants.get(name).filter(|t| t.data_type == DataType::Int64 as i32) else { continue };
         let sizes = i64_data(t)?;
         let product = sizes.iter().try_fold(1i64, |n, &d| n.checked_mul(d.checked_abs()?.max(1))).filter(|&n| n <= MAX_NAMED_ELEMENTS);

@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::Cost;
+use tract_onnx::tract_hir::internal::DimLike;
 use tract_onnx::tract_hir::ops::expandable::expand;
 
 /// Of compiled programs that lie beside their model.
@@ -57,6 +59,8 @@ pub struct Imported {
     pub programs: Vec<Arc<Program>>,
     /// Nodes that tract runs.
     pub fallbacks: Vec<Fallback>,
+    /// Multiply-accumulates of those, as tract counts them.
+    pub float_macs: u64,
     runner: Runner,
 }
 
@@ -122,6 +126,7 @@ fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, eng
         output: String::new(),
         programs: vec![program],
         fallbacks: vec![],
+        float_macs: 0,
         runner: Runner::Region(Box::new(executor)),
     }
 }
@@ -251,7 +256,7 @@ fn assemble(lowered: Lowered, file: &File, engine: &Engine) -> Result<Imported, 
             None => {}
         }
     }
-    let (plan, output_len) = result?;
+    let (plan, output_len, float_macs) = result?;
     let runner = Runner::Plan { plan, input: Vec::new(), output: Vec::with_capacity(output_len) };
     Ok(named(Imported {
         metadata: metadata.clone(),
@@ -261,6 +266,7 @@ fn assemble(lowered: Lowered, file: &File, engine: &Engine) -> Result<Imported, 
         output: String::new(),
         programs,
         fallbacks,
+        float_macs,
         runner,
     }))
 }
@@ -333,7 +339,12 @@ pub fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T> {
     }
 }
 
-fn plan_rest(rest: ModelProto, input: &str, shape: &[usize], regions: Vec<RegionNode>) -> TractResult<(Arc<TypedRunnableModel>, usize)> {
+fn plan_rest(
+    rest: ModelProto,
+    input: &str,
+    shape: &[usize],
+    regions: Vec<RegionNode>,
+) -> TractResult<(Arc<TypedRunnableModel>, usize, u64)> {
     let mut model = tract_onnx::onnx().with_ignore_output_shapes(true).model_for_proto_model(&rest)?;
     drop(rest);
     let mut regions = regions.into_iter();
@@ -345,10 +356,22 @@ fn plan_rest(rest: ModelProto, input: &str, shape: &[usize], regions: Vec<Region
     }
     let index = model.input_outlets()?.iter().position(|o| model.node(o.node).name == input).unwrap_or(0);
     model.set_input_fact(index, f32::fact(shape).into())?;
-    let plan = model.into_typed()?.into_decluttered()?.into_optimized()?.into_runnable()?;
+    let typed = model.into_typed()?.into_decluttered()?;
+    let macs = multiply_accumulates(&typed);
+    let plan = typed.into_optimized()?.into_runnable()?;
     let fact = plan.model().output_fact(0)?;
     let dims = fact.shape.as_concrete().ok_or_else(|| anyhow::anyhow!("the model's output has no fixed shape"))?;
-    Ok((plan.clone(), dims.iter().product()))
+    Ok((plan.clone(), dims.iter().product(), macs))
+}
+
+/// What tract will multiply. An operator that cannot say counts as nothing.
+fn multiply_accumulates(model: &TypedModel) -> u64 {
+    let of_node = |node: &TypedNode| -> TractResult<u64> {
+        let costs = node.op.cost(&model.node_input_facts(node.id)?)?;
+        let products = costs.into_iter().filter(|(cost, _)| matches!(cost, Cost::FMA(_)));
+        Ok(products.filter_map(|(_, count)| count.to_usize().ok()).map(|n| n as u64).sum())
+    };
+    model.nodes.iter().filter_map(|node| of_node(node).ok()).sum()
 }
 
 fn metadata(proto: &ModelProto) -> Result<Metadata> {

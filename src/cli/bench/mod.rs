@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn sweeps_go_through_every_cluster() {
         let cluster = |cpus: &[usize]| Cluster { cpus: cpus.to_vec(), ..Cluster::default() };
-        let places = |threads, clusters: &[Cluster]| places(true, &RunArgs { threads, cpus: None }, clusters);
+        let places = |threads, clusters: &[Cluster]| places(true, &RunArgs { threads, cpus: None, require_int8: None }, clusters);
         let threads = |of: Vec<(Vec<usize>, usize)>| of.into_iter().map(|(cpus, t)| (cpus.len(), t)).collect::<Vec<_>>();
         assert_eq!(threads(places(None, &[cluster(&[0, 1, 2, 3])])), [(1, 1), (2, 2), (4, 4)]);
         assert_eq!(threads(places(None, &[cluster(&[4, 5, 6]), cluster(&[0])])), [(1, 1), (2, 2), (3, 3), (1, 1), (4, 4)]);
