@@ -185,9 +185,9 @@ fn dequantization(graph: &GraphProto, name: &str) -> Option<(String, Option<Stri
             return None;
         }
         for node in readers.get(name)? {
-            if VIEWS.contains(&node.op_type.as_str()) && node.input[0] == name {
+            if VIEWS.contains(&node.op_type.as_str()) && node.input.first().is_some_and(|i| i == name) {
                 todo.extend(outputs(node));
-            } else if is_op(node, "DequantizeLinear") && node.input[0] == name {
+            } else if is_op(node, "DequantizeLinear") && node.input.first().is_some_and(|i| i == name) {
                 let scale = node.input.get(1)?;
                 let zero = node.input.get(2).filter(|z| !z.is_empty());
                 let one = constants.constant(scale)?;
@@ -209,8 +209,8 @@ fn dequantization(graph: &GraphProto, name: &str) -> Option<(String, Option<Stri
     found
 }
 
-/// Makes integer outputs float32.
-pub fn real_outputs(graph: &mut GraphProto, data_type: impl Fn(&str) -> i32) {
+/// Makes integer outputs float32. True if the graph changed.
+pub fn real_outputs(graph: &mut GraphProto, data_type: impl Fn(&str) -> i32) -> bool {
     let producer: HashMap<&str, &NodeProto> = graph.node.iter().flat_map(|n| outputs(n).map(move |o| (o, n))).collect();
     let mut ends = Vec::new();
     for (i, output) in graph.output.iter().enumerate() {
@@ -223,12 +223,14 @@ pub fn real_outputs(graph: &mut GraphProto, data_type: impl Fn(&str) -> i32) {
         }
         let mut at = output.name.as_str();
         while let Some(node) = producer.get(at).filter(|n| VIEWS.contains(&n.op_type.as_str())) {
-            at = &node.input[0];
+            let Some(before) = node.input.first() else { break };
+            at = before;
         }
         let made = producer.get(at).filter(|n| is_op(n, "QuantizeLinear") && n.input.len() > 1);
         ends.push((i, made.map(|n| n.input[1..].to_vec())));
     }
     let mut names = all_names(graph);
+    let changed = !ends.is_empty();
     for (i, params) in ends {
         let name = graph.output[i].name.clone();
         let integer = fresh_name(&mut names, &format!("{name}.integers"));
@@ -250,4 +252,5 @@ pub fn real_outputs(graph: &mut GraphProto, data_type: impl Fn(&str) -> i32) {
         graph.node.push(exit);
         set_elem_type(&mut graph.output[i], FLOAT);
     }
+    changed
 }

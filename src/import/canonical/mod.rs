@@ -59,13 +59,14 @@ pub fn canonicalize(model: &mut ModelProto, interface: &Interface) -> Result<()>
     clean::remove_dead(graph);
     qoperators::expand(graph)?;
     let mut facts = fold::fold(graph)?;
-    if interface.real_outputs {
-        interface::real_outputs(graph, |name| facts.data_type(name));
-    }
-    if interface::real_inputs(graph) || interface.real_outputs {
+    if interface::real_inputs(graph) {
         facts = fold::fold(graph)?;
     }
     quantized::unify(graph, &facts)?;
+    if interface.real_outputs && interface::real_outputs(graph, |name| facts.data_type(name)) {
+        facts = fold::fold(graph)?;
+        quantized::unify(graph, &facts)?;
+    }
     clean::remove_dead(graph);
     layout::remove_transposes(graph)?;
     clean::remove_dead(graph);

@@ -269,12 +269,17 @@ pub fn batch_norm_spatial(r: &mut Rewriter, mut node: NodeProto) -> Nodes {
     ])
 }
 
-/// Statistics of training were optional outputs, and are computed in training only.
+/// Naming the outputs of statistics is what asked for the batch's own mean and variance, as in training. Of one picture, and
+/// one is what is run, those are the picture's.
 pub fn batch_norm_outputs(r: &mut Rewriter, mut node: NodeProto) -> Nodes {
     if let Some(name) = node.output.iter().skip(1).find(|o| r.uses.contains_key(*o)) {
         return Err(unsupported(&node, format!("its statistics `{name}` are read, as in training; export the model for inference")));
     }
-    node.output.truncate(1);
+    if node.output.drain(1..).any(|o| !o.is_empty()) {
+        node.op_type = "InstanceNormalization".into();
+        node.input.truncate(3);
+        node.attribute.retain(|a| a.name == "epsilon");
+    }
     one(node)
 }
 

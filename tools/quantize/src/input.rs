@@ -5,6 +5,9 @@ use crate::onnx::{self, ModelProto, node_error};
 use edge_infer::import::canonical::{Interface, canonicalize, write_older};
 use std::path::Path;
 
+/// An operator set that today's readers know.
+const READ_EVERYWHERE: i64 = 21;
+
 /// Operators that are rewritten, and so must have the input and output every one of them has.
 const TAKES_DATA: &[&str] = &[
     "Add",
@@ -50,7 +53,7 @@ fn prepare(mut model: ModelProto, size: Option<[usize; 2]>) -> Result<ModelProto
     check(&model)?;
     let version = onnx::opset(&model);
     canonicalize(&mut model, &Interface { size, ..Default::default() })?;
-    write_older(&mut model, version)?;
+    write_older(&mut model, version.min(READ_EVERYWHERE))?;
     Ok(model)
 }
 
