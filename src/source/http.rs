@@ -197,7 +197,7 @@ impl Source for Stream {
                 }
             }
         };
-        jpegs.finish(&mut self.tally, delivery);
+        jpegs.finish(&mut self.tally, delivery, &mut |before, first| clock.captured(before, first));
         result
     }
 }
