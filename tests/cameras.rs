@@ -122,7 +122,9 @@ fn every_part_is_a_frame_however_it_is_framed() {
     let (mut stream, head) = server.accept();
     assert!(head.starts_with("GET /stream HTTP/1.1\n") && head.contains(&format!("host: {}", server.address())), "{head}");
     // In chunks, as esp32-camera sends it, cut anywhere.
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=frame\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=frame\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .unwrap();
     let bytes: Vec<u8> = samples.files.iter().flat_map(|f| part(f)).collect();
     for piece in bytes.chunks(501) {
         stream.write_all(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()).unwrap();

@@ -124,10 +124,18 @@ impl FromStr for Address {
         }
         if let Some(id) = text.strip_prefix("libcamera:") {
             let good = id.is_empty() || id.parse::<u8>().is_ok();
-            return if good { Ok(Address::Libcamera(id.into())) } else { Err("libcamera: or libcamera:NUMBER; rpicam-vid --list-cameras shows them".into()) };
+            return if good {
+                Ok(Address::Libcamera(id.into()))
+            } else {
+                Err("libcamera: or libcamera:NUMBER; rpicam-vid --list-cameras shows them".into())
+            };
         }
         if let Some(line) = text.strip_prefix("exec:") {
-            return if line.trim().is_empty() { Err("exec:COMMAND, for example \"exec:ffmpeg -i rtsp://… -f mjpeg -\"".into()) } else { Ok(Address::Exec(line.into())) };
+            return if line.trim().is_empty() {
+                Err("exec:COMMAND, for example \"exec:ffmpeg -i rtsp://… -f mjpeg -\"".into())
+            } else {
+                Ok(Address::Exec(line.into()))
+            };
         }
         if text.starts_with("http:") || text.starts_with("https:") {
             return text.parse().map(Address::Http);
@@ -281,7 +289,16 @@ mod tests {
         assert_eq!(parse("v4l2:/dev/v4l/by-path/a:1.0-x:64x48"), video("/dev/v4l/by-path/a:1.0-x", Some((64, 48)), None, None));
         assert_eq!(parse("libcamera:1"), Ok(Address::Libcamera("1".into())));
         assert_eq!(parse("exec:a | b"), Ok(Address::Exec("a | b".into())));
-        for bad in ["v4l2:", "/dev/video7:640x", "v4l2:/dev/video7:640x480@0", "/dev/video7:h264", "libcamera:x", "exec: ", "http://", "https://a/"] {
+        for bad in [
+            "v4l2:",
+            "/dev/video7:640x",
+            "v4l2:/dev/video7:640x480@0",
+            "/dev/video7:h264",
+            "libcamera:x",
+            "exec: ",
+            "http://",
+            "https://a/",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         for bad in ["", "tcp:", "tcp:host", "tcp::5", "tcp:host:0", "tcp:host:70000", "unix:", "/dev/ttyNONE0:fast", "/dev/ttyNONE0:1"] {

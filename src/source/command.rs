@@ -56,12 +56,15 @@ impl Program {
         let (width, height) = size_for(options.least);
         // Of `--codec yuv420` it makes JFIF's colours (get_colourspace_flags in rpicam_vid.cpp).
         let format = RawFormat::new(Layout::Yuv420, width, height, 0, Matrix::JFIF).map_err(usage)?;
-        let mut arguments: Vec<String> = ["--nopreview", "--timeout=0", "--codec=yuv420", "--flush=1", "--verbose=0", "--output=-"].map(String::from).into();
+        let mut arguments: Vec<String> =
+            ["--nopreview", "--timeout=0", "--codec=yuv420", "--flush=1", "--verbose=0", "--output=-"].map(String::from).into();
         arguments.extend([format!("--width={width}"), format!("--height={height}"), format!("--framerate={RATE}")]);
         if !id.is_empty() {
             arguments.push(format!("--camera={id}"));
         }
-        arguments.extend(options.controls.iter().map(|(name, value)| control(name, value)).collect::<io::Result<Vec<_>>>()?.into_iter().flatten());
+        arguments.extend(
+            options.controls.iter().map(|(name, value)| control(name, value)).collect::<io::Result<Vec<_>>>()?.into_iter().flatten(),
+        );
         Ok(Program::new(program, arguments, FrameFormat::Raw(format), true))
     }
 
@@ -184,9 +187,30 @@ fn size_for((width, height): (u32, u32)) -> (u32, u32) {
 
 /// What `--set` passes on: options of `rpicam-vid` that change the picture, not the stream (core/options.cpp).
 const CONTROLS: [&str; 24] = [
-    "analoggain", "autofocus-mode", "autofocus-range", "autofocus-speed", "autofocus-window", "awb", "awbgains", "brightness", "contrast",
-    "denoise", "ev", "flicker-period", "gain", "hdr", "hflip", "lens-position", "metering", "mode", "roi", "rotation", "saturation",
-    "sharpness", "shutter", "vflip",
+    "analoggain",
+    "autofocus-mode",
+    "autofocus-range",
+    "autofocus-speed",
+    "autofocus-window",
+    "awb",
+    "awbgains",
+    "brightness",
+    "contrast",
+    "denoise",
+    "ev",
+    "flicker-period",
+    "gain",
+    "hdr",
+    "hflip",
+    "lens-position",
+    "metering",
+    "mode",
+    "roi",
+    "rotation",
+    "saturation",
+    "sharpness",
+    "shutter",
+    "vflip",
 ];
 
 /// A control as an option of the program.

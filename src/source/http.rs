@@ -109,9 +109,7 @@ fn base64(bytes: &[u8]) -> String {
     let group = |three: &[u8]| {
         let at = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
         let bits = at(0) << 16 | at(1) << 8 | at(2);
-        std::array::from_fn::<char, 4, _>(|i| {
-            if i > three.len() { '=' } else { char::from(DIGITS[(bits >> (18 - 6 * i) & 63) as usize]) }
-        })
+        std::array::from_fn::<char, 4, _>(|i| if i > three.len() { '=' } else { char::from(DIGITS[(bits >> (18 - 6 * i) & 63) as usize]) })
     };
     bytes.chunks(3).flat_map(group).collect()
 }

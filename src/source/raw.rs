@@ -375,8 +375,19 @@ mod tests {
         assert_eq!((f.length(), f.matrix), (640 * 480 * 3 / 2, Matrix::BT601));
         assert_eq!("nv12:64x2:full".parse::<RawFormat>().unwrap().matrix, Matrix::JFIF);
         for bad in [
-            "", "yuv420", "yuv420:", "yuv420:640", "yuv420:641x480", "yuv420:640x481", "jpeg:64x64", "rgb888:0x4", "rgb888:9999x9999",
-            "gray8:70000x1", "nv12:4x4:half", "nv12:4x4:full:x", "gray8:-1x4",
+            "",
+            "yuv420",
+            "yuv420:",
+            "yuv420:640",
+            "yuv420:641x480",
+            "yuv420:640x481",
+            "jpeg:64x64",
+            "rgb888:0x4",
+            "rgb888:9999x9999",
+            "gray8:70000x1",
+            "nv12:4x4:half",
+            "nv12:4x4:full:x",
+            "gray8:-1x4",
         ] {
             assert!(bad.parse::<RawFormat>().is_err(), "{bad}");
         }

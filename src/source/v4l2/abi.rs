@@ -316,8 +316,17 @@ mod tests {
             opcode::read_write::<FrameInterval>(b'V', 75),
         ];
         let wanted = [
-            0x8068_5600, 0xC040_5602, 0xC0D0_5605, 0xC014_5608, 0xC058_5611, 0x4004_5612, 0xC0CC_5616, 0xC008_561C, 0xC044_5624,
-            0xC02C_564A, 0xC034_564B,
+            0x8068_5600,
+            0xC040_5602,
+            0xC0D0_5605,
+            0xC014_5608,
+            0xC058_5611,
+            0x4004_5612,
+            0xC0CC_5616,
+            0xC008_561C,
+            0xC044_5624,
+            0xC02C_564A,
+            0xC034_564B,
         ];
         assert_eq!(numbers.map(u64::from), wanted);
     }

@@ -241,7 +241,11 @@ fn check(fd: BorrowedFd) -> io::Result<()> {
     let caps = if all & cap::DEVICE_CAPS != 0 { capability.device_caps } else { all };
     let card = String::from_utf8_lossy(capability.card.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
     if caps & cap::VIDEO_CAPTURE == 0 {
-        let why = if caps & cap::VIDEO_CAPTURE_MPLANE != 0 { "has several planes of memory, which exec: with ffmpeg reads" } else { "gives no pictures" };
+        let why = if caps & cap::VIDEO_CAPTURE_MPLANE != 0 {
+            "has several planes of memory, which exec: with ffmpeg reads"
+        } else {
+            "gives no pictures"
+        };
         return Err(usage(format!("this device of “{card}” {why}; others are: ls /dev/v4l/by-id")));
     }
     if caps & cap::STREAMING == 0 {
@@ -362,8 +366,10 @@ mod tests {
 
     #[test]
     fn times_of_our_clock_are_taken_and_others_are_not() {
-        let buffer = |time: Duration, flags| {
-            abi::Buffer { timestamp: [time.as_secs() as _, time.subsec_micros().into()], flags, ..Default::default() }
+        let buffer = |time: Duration, flags| abi::Buffer {
+            timestamp: [time.as_secs() as _, time.subsec_micros().into()],
+            flags,
+            ..Default::default()
         };
         let (now, ours, monotonic) = (Instant::now(), abi::monotonic().unwrap(), buffer_flag::TIMESTAMP_MONOTONIC);
         let (at, time) = captured(&buffer(ours - Duration::from_secs(2), monotonic), now);
@@ -376,7 +382,8 @@ mod tests {
 
     #[test]
     fn colours_are_as_the_kernel_defines_them() {
-        let of = |colorspace, ycbcr_enc, quantization| matrix(&abi::PixFormat { colorspace, ycbcr_enc, quantization, ..Default::default() });
+        let of =
+            |colorspace, ycbcr_enc, quantization| matrix(&abi::PixFormat { colorspace, ycbcr_enc, quantization, ..Default::default() });
         // sRGB, which webcams say; SMPTE 170M; JPEG; Rec. 709; and what is said in so many words.
         assert_eq!(of(8, 0, 0), Matrix::BT601);
         assert_eq!(of(1, 0, 0), Matrix::BT601);

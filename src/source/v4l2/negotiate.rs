@@ -125,7 +125,13 @@ fn candidates(sizes: &Sizes, wish: &Wish) -> Vec<(u32, u32)> {
         (Sizes::Unknown, size) => vec![size.unwrap_or((ORDINARY.0.max(wish.least.0), ORDINARY.1.max(wish.least.1)))],
         (Sizes::Listed(sizes), Some(size)) => sizes.iter().copied().filter(|s| *s == size).collect(),
         (Sizes::Listed(sizes), None) => sizes.clone(),
-        (Sizes::Range(range), Some(size)) => if fits(*range, size) == size { vec![size] } else { vec![] },
+        (Sizes::Range(range), Some(size)) => {
+            if fits(*range, size) == size {
+                vec![size]
+            } else {
+                vec![]
+            }
+        }
         // Even sides, and not so few pixels that the sensor's picture is only a corner of itself.
         (Sizes::Range(range), None) => {
             let side = |least: u32, ordinary: u32| if least == 0 { ordinary } else { least.next_multiple_of(16) };
@@ -164,7 +170,8 @@ mod tests {
     /// A Logitech C270's formats, as `v4l2-ctl --list-formats-ext` shows them (shortened), 30 frames a second where JPEG,
     /// and for YUYV as many as USB 2 carries.
     fn webcam() -> (Vec<Offer>, impl Fn(u32, (u32, u32)) -> Vec<[u32; 2]>) {
-        let sizes = || Sizes::Listed(vec![(640, 480), (160, 120), (176, 144), (320, 240), (352, 288), (800, 600), (1280, 720), (1280, 960)]);
+        let sizes =
+            || Sizes::Listed(vec![(640, 480), (160, 120), (176, 144), (320, 240), (352, 288), (800, 600), (1280, 720), (1280, 960)]);
         let offers = vec![Offer { code: code(b"YUYV"), sizes: sizes() }, Offer { code: code(b"MJPG"), sizes: sizes() }];
         let intervals = |format: u32, (w, _): (u32, u32)| match (format == code(b"YUYV"), w) {
             (true, 1280) => vec![[2, 15], [1, 5]],
