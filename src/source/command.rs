@@ -99,7 +99,7 @@ impl Program {
                         wait(got)
                     });
                 }
-                jpegs.finish(tally, delivery);
+                jpegs.finish(tally, delivery, &mut |_, first| (first, None));
                 result
             }
             FrameFormat::Raw(format) => {

@@ -195,7 +195,7 @@ impl Source for Stream {
                 }
             }
         };
-        jpegs.finish(&mut self.tally, delivery);
+        jpegs.finish(&mut self.tally, delivery, &mut |before, first| clock.captured(before, first));
         result
     }
 }

@@ -79,13 +79,18 @@ impl Scanner {
         self.skipped
     }
 
-    /// The stream is over: what is left will not become whole. Whether a file had begun.
-    pub fn finish(&mut self) -> bool {
-        let begun = self.has_begun();
-        self.drop_file();
+    /// The stream is over: what is left, again and again until there is nothing.
+    pub fn finish(&mut self) -> Option<Found> {
+        if let Some(found) = self.next() {
+            return Some(found);
+        }
+        if self.has_begun() {
+            let from = if self.scanned { self.bytes.len() } else { 2 };
+            return Some(self.broken(from, Found::Incomplete));
+        }
         self.skipped += self.bytes.len() as u64;
         *self = Scanner { skipped: self.skipped, ..Scanner::new() };
-        begun
+        None
     }
 
     fn drop_file(&mut self) {
@@ -174,7 +179,6 @@ impl Scanner {
             return Some(Err(Found::Corrupted));
         }
         let marker = *self.bytes.get(self.at + 1)?;
-        self.segments += 1;
         match marker {
             // A filling byte.
             0xFF => self.at += 1,
@@ -183,7 +187,7 @@ impl Scanner {
                 self.at += 2;
                 self.phase = Phase::Whole;
             }
-            0xC0..=0xCF | SOS..=0xFE if self.segments <= MAX_SEGMENTS => {
+            0xC0..=0xCF | SOS..=0xFE if self.segments < MAX_SEGMENTS => {
                 let length = usize::from(u16::from_be_bytes([*self.bytes.get(self.at + 2)?, *self.bytes.get(self.at + 3)?]));
                 let segment = self.bytes.get(self.at + 4..self.at + 2 + length.max(2))?;
                 let is_frame_header = (0xC0..=0xCF).contains(&marker) && ![0xC4, 0xC8, 0xCC].contains(&marker);
@@ -195,6 +199,8 @@ impl Scanner {
                     _ => {}
                 }
                 self.at += 2 + length;
+                // Not before the segment is there: until then it is looked at again and again.
+                self.segments += 1;
                 if marker == SOS {
                     (self.phase, self.scanned) = (Phase::Scan, true);
                 }
@@ -223,27 +229,32 @@ mod tests {
         [head, file[2..].to_vec()].concat()
     }
 
-    /// The files found, and how many were incomplete and corrupted.
-    fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, u64, u64) {
-        let (mut scanner, mut files, mut incomplete, mut corrupted) = (Scanner::new(), vec![], 0, 0);
-        let mut pushed = 0;
+    /// Which files were found, and how many broke off or were damaged.
+    fn scan<'a>(files: &[Vec<u8>], pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<usize>, u64) {
+        let (mut scanner, mut found, mut broken) = (Scanner::new(), vec![], 0);
+        let (mut pushed, mut whole) = (0, 0);
+        let mut take = |scanner: &Scanner, what: Found| {
+            if what != Found::File {
+                broken += 1;
+                return;
+            }
+            let (file, size, _) = scanner.file();
+            assert_eq!(size, (40, 24));
+            whole += file.len();
+            found.push(files.iter().position(|f| f == file).expect("a file that was sent"));
+        };
         for piece in pieces {
             scanner.push(piece);
             pushed += piece.len();
-            while let Some(found) = scanner.next() {
-                match found {
-                    Found::File => {
-                        assert_eq!(scanner.file().1, (40, 24));
-                        files.push(scanner.file().0.to_vec());
-                    }
-                    Found::Incomplete => incomplete += 1,
-                    Found::Corrupted => corrupted += 1,
-                }
+            while let Some(what) = scanner.next() {
+                take(&scanner, what);
             }
         }
-        incomplete += u64::from(scanner.finish());
-        assert_eq!(scanner.skipped() as usize + files.iter().map(Vec::len).sum::<usize>(), pushed);
-        (files, incomplete, corrupted)
+        while let Some(what) = scanner.finish() {
+            take(&scanner, what);
+        }
+        assert_eq!(scanner.skipped() as usize + whole, pushed);
+        (found, broken)
     }
 
     #[test]
@@ -252,7 +263,7 @@ mod tests {
         for between in [BOUNDARY, b"", b"\0\0\0", b"--\n\xFF\xFF\xD8\n"] {
             let stream: Vec<u8> = files.iter().flat_map(|f| [between, f].concat()).collect();
             for piece in [1, 7, 1000, stream.len()] {
-                assert_eq!(scan(stream.chunks(piece)), (files.clone(), 0, 0), "{between:?} {piece}");
+                assert_eq!(scan(&files, stream.chunks(piece)), (vec![0, 1, 2, 3], 0), "{between:?} {piece}");
             }
         }
     }
@@ -263,9 +274,7 @@ mod tests {
         for cut in 3..files[1].len() {
             let parts = [&files[0], &files[1][..cut], &files[2]];
             let stream: Vec<u8> = parts.iter().flat_map(|f| [BOUNDARY, f].concat()).collect();
-            let (found, incomplete, corrupted) = scan([&stream[..]]);
-            assert_eq!(found, [files[0].clone(), files[2].clone()], "cut at {cut} of {}", files[1].len());
-            assert_eq!(incomplete + corrupted, 1, "cut at {cut}");
+            assert_eq!(scan(&files, [&stream[..]]), (vec![0, 2], 1), "cut at {cut} of {}", files[1].len());
         }
     }
 
@@ -312,12 +321,12 @@ mod tests {
             for piece in stream.chunks(piece) {
                 scanner.push(piece);
                 while let Some(found) = scanner.next() {
-                    if found == Found::File {
-                        whole += scanner.file().0.len();
-                    }
+                    whole += if found == Found::File { scanner.file().0.len() } else { 0 };
                 }
             }
-            scanner.finish();
+            while let Some(found) = scanner.finish() {
+                whole += if found == Found::File { scanner.file().0.len() } else { 0 };
+            }
             prop_assert_eq!(scanner.skipped() as usize + whole, stream.len());
         }
     }

@@ -54,15 +54,19 @@ impl Jpegs {
         tally.counters.bytes += bytes.len() as u64;
         self.scanner.push(bytes);
         while let Some(found) = self.scanner.next() {
-            match found {
-                Found::Incomplete => tally.counters.frames_incomplete += 1,
-                Found::Corrupted => tally.counters.frames_corrupted += 1,
-                Found::File => self.deliver(now, tally, delivery, stamp),
-            }
-            self.begun = None;
+            self.take(found, now, tally, delivery, stamp);
         }
         self.begun = self.scanner.has_begun().then(|| self.begun.unwrap_or(now));
         self.count(tally, delivery);
+    }
+
+    fn take(&mut self, found: Found, now: Instant, tally: &mut Tally, delivery: &Delivery, stamp: Stamp) {
+        match found {
+            Found::Incomplete => tally.counters.frames_incomplete += 1,
+            Found::Corrupted => tally.counters.frames_corrupted += 1,
+            Found::File => self.deliver(now, tally, delivery, stamp),
+        }
+        self.begun = None;
     }
 
     fn deliver(&self, now: Instant, tally: &mut Tally, delivery: &Delivery, stamp: Stamp) {
@@ -81,9 +85,11 @@ impl Jpegs {
     }
 
     /// The stream is over.
-    pub fn finish(&mut self, tally: &mut Tally, delivery: &Delivery) {
-        tally.counters.frames_incomplete += u64::from(self.scanner.finish());
-        self.begun = None;
+    pub fn finish(&mut self, tally: &mut Tally, delivery: &Delivery, stamp: Stamp) {
+        let now = Instant::now();
+        while let Some(found) = self.scanner.finish() {
+            self.take(found, now, tally, delivery, stamp);
+        }
         self.count(tally, delivery);
     }
 
