@@ -440,7 +440,7 @@ fn clients_that_do_not_read_a_frame_share_one_copy() {
     jpeg.resize(16 << 20, 0);
     let mut send = |sequence: u32| {
         let info = edge_wire::FrameInfo { sequence, ..edge_wire::FrameInfo::jpeg(64, 64, jpeg.len() as u32).unwrap() };
-        for chunk in edge_wire::Chunks::new(info, &jpeg, 32_768).unwrap() {
+        for chunk in edge_wire::Chunks::new(info, &jpeg, edge_wire::MAX_CHUNK).unwrap() {
             link.write_all(&chunk.header).unwrap();
             link.write_all(chunk.payload).unwrap();
         }
@@ -494,4 +494,24 @@ fn posted_pictures_are_turned_as_exif_asks_for() {
     image::ImageEncoder::write_image(encoder, &[9; 40 * 20], 40, 20, image::ExtendedColorType::L8).unwrap();
     let (code, answer) = server.post("/v1/classify", &file);
     assert_eq!((code, &answer["width"], &answer["height"]), (200, &20.into(), &40.into()));
+}
+
+/// A file of 300 KB whose colour profile unpacks to 256 MB.
+#[test]
+fn colour_profiles_take_no_memory() {
+    let server = Server::start(&[]);
+    let mut file = Vec::new();
+    let mut encoder = image::codecs::png::PngEncoder::new(&mut file);
+    image::ImageEncoder::set_icc_profile(&mut encoder, vec![0; 256 << 20]).unwrap();
+    image::ImageEncoder::write_image(encoder, &[9; 28 * 28], 28, 28, image::ExtendedColorType::L8).unwrap();
+    assert!(file.len() < 1 << 20, "{}", file.len());
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.running.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u32>().unwrap() / 1024
+    };
+    let before = peak();
+    // The profile is not used; whether the file is refused or read without it does not matter.
+    assert!(matches!(server.post("/v1/classify", &file).0, 200 | 422));
+    assert!(peak() - before < 64, "{before} to {} MB", peak());
 }
