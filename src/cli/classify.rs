@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+// Whether this command is meant is decided by --model: clap cannot see that of groups with others inside.
 #[derive(Args)]
+#[group(args = ["model"])]
 pub struct ClassifyArgs {
     /// ONNX model, int8 QDQ or float.
     #[arg(short, long)]
