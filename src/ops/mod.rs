@@ -15,28 +15,43 @@ mod add;
 mod average_pool;
 mod concat;
 pub(crate) mod conv;
+mod depth_to_space;
 mod dequantize;
+mod gather;
 mod gemm;
 mod graph;
+mod join;
 mod lookup;
 mod max_pool;
+mod pad;
 mod planner;
 mod quantize;
+mod rearrange;
 pub mod reference;
+mod resize;
+mod slice;
+mod space_to_depth;
 mod taps;
 
 pub use add::Add;
 pub use average_pool::AveragePool;
 pub use concat::Concat;
 pub use conv::Conv;
+pub use depth_to_space::{DepthToSpace, Groups};
 pub use dequantize::Dequantize;
 pub use gemm::Gemm;
 pub use graph::{Graph, Node};
+pub use join::Join;
 pub use lookup::{Function, Map, Mapping, Requantize};
 pub use max_pool::MaxPool;
+pub use pad::Pad;
 pub use planner::Policy;
 pub(crate) use planner::{Cost, Planner, Site, StepInfo, domain_shift};
 pub use quantize::Quantize;
+pub use rearrange::{Rearrange, View};
+pub use resize::{Coordinates, Nearest, Resize, ResizeLinear, ResizeNearest, ResizeTo};
+pub use slice::{Extent, Slice};
+pub use space_to_depth::SpaceToDepth;
 
 use crate::graph::Shape;
 use crate::program::{AnyBlob, Buffer, Check, Checker, Context, StepOp};
@@ -63,6 +78,11 @@ pub(crate) trait Operator {
 
     /// The float value that it makes instead of a quantized tensor.
     fn target(&self) -> Option<&str> {
+        None
+    }
+
+    /// The channel of its only input at which its output starts, if that is nothing but some channels of it: no step is needed then.
+    fn view(&self, _input: &Shape) -> Option<usize> {
         None
     }
 
@@ -116,6 +136,22 @@ operators! {
     Map,
     /// Concatenation along channels.
     Concat,
+    /// Concatenation along height or width.
+    Join,
+    /// Some channels, rows and columns.
+    Slice,
+    /// A constant around a tensor.
+    Pad,
+    /// Reshapes and transpositions in a row.
+    Rearrange,
+    /// Channels become pixels.
+    DepthToSpace,
+    /// Pixels become channels.
+    SpaceToDepth,
+    /// Another size, each value that of one pixel.
+    ResizeNearest,
+    /// Another size, each value a mean of four pixels.
+    ResizeLinear,
     /// A quantized tensor leaves the region as floats (ONNX `DequantizeLinear`).
     Dequantize,
 }
@@ -202,6 +238,10 @@ steps! {
     Add(add::AddStep),
     /// Any function of one byte.
     Lookup(lookup::LookupStep),
+    /// Bytes from elsewhere, as tables say.
+    Gather(gather::GatherStep),
+    /// Bilinear interpolation.
+    ResizeLinear(resize::ResizeStep),
     /// Bytes → f32 NCHW target.
     Dequantize(dequantize::DequantizeStep),
 }

@@ -19,10 +19,32 @@ fn root(views: &Views, mut t: TensorId) -> (TensorId, usize) {
     (t, first)
 }
 
-/// Which tensors are made in place: inputs of a concatenation that has their quantization, and concatenations that are a part of a larger one.
+/// How many channels of `x` the first of these tensors are, if they follow each other in it.
+fn parts(views: &Views, x: TensorId, tensors: &[(TensorId, usize)], shapes: &[Shape]) -> usize {
+    let mut channels = 0;
+    for &(t, _) in tensors {
+        if views[t] != Some((x, channels)) {
+            break;
+        }
+        channels += shapes[t].channels();
+    }
+    channels
+}
+
+/// Which tensors are made in place: parts of another one; inputs of a concatenation that has their quantization, and concatenations that are a
+/// part of a larger one.
 fn views(graph: &Graph, shapes: &[Shape], zero_points: &[i32], unplaced: &dyn Fn(TensorId) -> bool) -> Views {
     let alike = |a: TensorId, b: TensorId| graph.tensors[a].quant.scale == graph.tensors[b].quant.scale && zero_points[a] == zero_points[b];
     let mut views: Views = vec![None; shapes.len()];
+    for node in &graph.nodes {
+        if let (&[x], Some(out)) = (&node.inputs[..], node.output)
+            && let Some(first) = node.op.operator().view(&shapes[x])
+            && alike(x, out)
+            && !unplaced(x)
+        {
+            views[out] = Some((x, first));
+        }
+    }
     // Backwards: a tensor that several concatenations read, as in a DenseNet, lies in the last and largest one.
     for node in graph.nodes.iter().rev() {
         let (Op::Concat(_), Some(out)) = (&node.op, node.output) else { continue };
@@ -41,7 +63,18 @@ fn views(graph: &Graph, shapes: &[Shape], zero_points: &[i32], unplaced: &dyn Fn
             views[out] = Some((whole, base));
             continue;
         }
-        for &(t, first) in &firsts {
+        for (i, &(t, first)) in firsts.iter().enumerate() {
+            // All parts of a tensor, in order: it lies here as a whole.
+            if let Some((x, 0)) = views[t]
+                && parts(&views, x, &firsts[i..], shapes) == shapes[x].channels()
+                && views[x].is_none()
+                && alike(x, out)
+                && !unplaced(x)
+                && root(&views, out).0 != x
+            {
+                views[x] = Some((out, first));
+                continue;
+            }
             let once = firsts.iter().filter(|(other, _)| *other == t).count() == 1;
             if views[t].is_none() && once && alike(t, out) && !unplaced(t) && root(&views, out).0 != t {
                 views[t] = Some((out, first));
