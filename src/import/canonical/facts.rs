@@ -160,6 +160,7 @@ impl Facts {
         let of = |i: usize| node.input.get(i).map_or(0, |n| self.data_type(n));
         match node.op_type.as_str() {
             "Cast" => attr_int(node, "to", 0) as i32,
+            "CastLike" => of(1),
             "QuantizeLinear" if node.input.get(2).is_some_and(|s| !s.is_empty()) => of(2),
             "QuantizeLinear" => match attr_int(node, "output_dtype", 0) as i32 {
                 0 => UINT8,

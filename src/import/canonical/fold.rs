@@ -263,6 +263,16 @@ impl Fold {
                 true
             }
             "Reshape" => self.simplify_reshape(node).is_some(),
+            "CastLike" => {
+                let to = node.input.get(1).map_or(0, |like| self.facts.data_type(like));
+                if to == 0 {
+                    return false;
+                }
+                node.op_type = "Cast".into();
+                node.input.truncate(1);
+                node.attribute = vec![int_attribute("to", i64::from(to))];
+                true
+            }
             "Resize" => {
                 // An empty tensor is an absent one.
                 for input in node.input.iter_mut().skip(1) {
