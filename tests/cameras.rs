@@ -250,8 +250,8 @@ fn passwords_and_tokens_are_sent_and_never_shown() {
         (&with_user, "Bearer x:y", "authorization: Bearer x:y"),
     ] {
         std::fs::write(&file, secret).unwrap();
-        let with_secret = ["--count", "1", "--camera-auth", path];
-        let mut running = camera(address, if secret.is_empty() { &with_secret[..2] } else { &with_secret });
+        let options = ["--count", "1", "--camera-auth", path];
+        let mut running = camera(address, if secret.is_empty() { &options[..2] } else { &options });
         let (mut stream, head) = server.accept();
         assert!(head.contains(wanted), "{wanted}: {head}");
         stream.write_all(&[MULTIPART.as_bytes(), &part(&samples.files[0])].concat()).unwrap();

@@ -124,7 +124,7 @@ impl Seen {
     }
 }
 
-pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+pub fn run(address: &Address, live: bool, args: &ClassifyArgs, camera: &CameraArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.save {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
@@ -141,7 +141,7 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();
-    let options = args.camera_options.options(preprocessor.record(), !live || args.every_frame)?;
+    let options = camera.options(preprocessor.record(), !live || args.every_frame)?;
     let camera = open(address, &options, say(address, live))?;
 
     let mut out = std::io::stdout().lock();
