@@ -48,6 +48,12 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl CameraArgs {
+    /// Refuses options of a camera where there is none. (An argument that conflicts with --camera makes clap forget that they require it.)
+    pub fn refuse_without_camera(&self) -> edge_infer::Result<()> {
+        let given = self.frame_format.is_some() || !self.set.is_empty() || self.camera_auth.is_some();
+        if given { Err(Error::Usage("--frame-format, --set and --camera-auth are for --camera".into())) } else { Ok(()) }
+    }
+
     /// For a network with this preprocessing.
     pub fn options(&self, preprocess: &Preprocess, every_frame: bool) -> anyhow::Result<CameraOptions> {
         let authorization = self.camera_auth.as_ref().map(|path| {

@@ -72,6 +72,9 @@ pub struct Class {
 }
 
 pub fn run(args: &ClassifyArgs, camera_options: &camera::CameraArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    if args.camera.is_none() {
+        camera_options.refuse_without_camera()?;
+    }
     let stream = args.camera.as_ref().map(|a| (a, true)).or(args.frames.as_ref().map(|a| (a, false)));
     if let Some((address, live)) = stream {
         return camera::run(address, live, args, camera_options, run);
