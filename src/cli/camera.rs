@@ -48,6 +48,12 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl CameraArgs {
+    /// Refuses options of a camera where there is none. (An argument that conflicts with --camera makes clap forget that they require it.)
+    pub fn refuse_without_camera(&self) -> edge_infer::Result<()> {
+        let given = self.frame_format.is_some() || !self.set.is_empty() || self.camera_auth.is_some();
+        if given { Err(Error::Usage("--frame-format, --set and --camera-auth are for --camera".into())) } else { Ok(()) }
+    }
+
     /// For a network with this preprocessing.
     pub fn options(&self, preprocess: &Preprocess, every_frame: bool) -> anyhow::Result<CameraOptions> {
         let authorization = self.camera_auth.as_ref().map(|path| {
@@ -124,7 +130,7 @@ impl Seen {
     }
 }
 
-pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+pub fn run(address: &Address, live: bool, args: &ClassifyArgs, camera: &CameraArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.save {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
@@ -141,7 +147,7 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, run: &RunArgs) ->
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
     let labels = model.metadata().labels.clone();
-    let options = args.camera_options.options(preprocessor.record(), !live || args.every_frame)?;
+    let options = camera.options(preprocessor.record(), !live || args.every_frame)?;
     let camera = open(address, &options, say(address, live))?;
 
     let mut out = std::io::stdout().lock();

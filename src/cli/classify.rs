@@ -31,8 +31,6 @@ pub struct ClassifyArgs {
     /// All but files are opened again whenever they go away.
     #[arg(short, long, value_name = "ADDRESS", conflicts_with_all = ["image", "frames"])]
     camera: Option<Address>,
-    #[command(flatten)]
-    pub camera_options: camera::CameraArgs,
     /// Classify every frame: a sender faster than the network is made to wait.
     #[arg(long, requires = "camera")]
     pub every_frame: bool,
@@ -73,10 +71,13 @@ pub struct Class {
     pub probability: f32,
 }
 
-pub fn run(args: &ClassifyArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ClassifyArgs, camera_options: &camera::CameraArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
+    if args.camera.is_none() {
+        camera_options.refuse_without_camera()?;
+    }
     let stream = args.camera.as_ref().map(|a| (a, true)).or(args.frames.as_ref().map(|a| (a, false)));
     if let Some((address, live)) = stream {
-        return camera::run(address, live, args, run);
+        return camera::run(address, live, args, camera_options, run);
     }
     let pictures = image::collect(&args.image)?;
     let start = Instant::now();

@@ -52,6 +52,9 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     classify: Option<classify::ClassifyArgs>,
+    // Not inside of the ones above: clap does not see an optional group whose members are in a group of their own.
+    #[command(flatten)]
+    camera: camera::CameraArgs,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -191,7 +194,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Record(args)), _) => record::run(&args),
         (Some(Command::Serve(args)), _) => serve::run(&args, &cli.run),
         (Some(Command::Generate(args)), _) => generate::run(&args),
-        (None, Some(args)) => classify::run(&args, &cli.run),
+        (None, Some(args)) => classify::run(&args, &cli.camera, &cli.run),
         (None, None) => Err(Error::Usage("nothing to do; see --help".into()).into()),
     });
     match result {

@@ -87,7 +87,7 @@ impl Program {
         };
         match format {
             FrameFormat::Mjpeg => {
-                let (mut jpegs, mut buffer) = (Jpegs::new(), vec![0; READ]);
+                let (mut jpegs, mut buffer) = (Jpegs::new(tally), vec![0; READ]);
                 let mut result = Ok(());
                 while !delivery.stopped() && result.is_ok() {
                     result = output.read(&mut buffer, TICK).and_then(|got| {

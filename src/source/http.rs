@@ -174,7 +174,7 @@ impl Source for Stream {
 
     fn read(&mut self, delivery: &mut Delivery) -> io::Result<()> {
         let Some(mut body) = self.body.take() else { return Ok(()) };
-        let (mut jpegs, mut clock) = (Jpegs::new(), PartClock::default());
+        let (mut jpegs, mut clock) = (Jpegs::new(&self.tally), PartClock::default());
         let mut last = Instant::now();
         let result = loop {
             if delivery.stopped() {

@@ -41,11 +41,14 @@ pub(super) struct Jpegs {
     scanner: Scanner,
     /// When the first byte of the file being received came.
     begun: Option<Instant>,
+    /// Bytes that streams before this one skipped.
+    skipped_before: u64,
 }
 
 impl Jpegs {
-    pub fn new() -> Self {
-        Jpegs { scanner: Scanner::new(), begun: None }
+    /// A stream that begins after what was counted.
+    pub fn new(tally: &Tally) -> Self {
+        Jpegs { scanner: Scanner::new(), begun: None, skipped_before: tally.counters.bytes_skipped }
     }
 
     /// Takes what has come, delivers what became whole.
@@ -80,7 +83,7 @@ impl Jpegs {
         let mut frame = tally.frame(info, captured, timestamp);
         frame.payload = delivery.memory();
         frame.payload.extend_from_slice(file);
-        tally.counters.bytes_skipped = self.scanner.skipped();
+        tally.counters.bytes_skipped = self.skipped_before + self.scanner.skipped();
         delivery.deliver(frame, tally.counters);
     }
 
@@ -94,7 +97,7 @@ impl Jpegs {
     }
 
     fn count(&self, tally: &mut Tally, delivery: &Delivery) {
-        tally.counters.bytes_skipped = self.scanner.skipped();
+        tally.counters.bytes_skipped = self.skipped_before + self.scanner.skipped();
         delivery.count(tally.counters);
     }
 }
