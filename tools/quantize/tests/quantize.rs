@@ -164,7 +164,7 @@ fn squeeze_and_excite_with_silu_becomes_one_int8_region() {
     let (m, report) = quantized(&model(17, n.graph), default());
     assert!(report.float_nodes.is_empty(), "{:?}", report.float_nodes);
     assert!(report.evaluation.logit_sqnr_db > 20.0, "{report}");
-    let lowered = edge_infer::import::lower::lower(&m).unwrap();
+    let lowered = edge_infer::import::lower::lower(&m, &Default::default()).unwrap();
     assert!(lowered.fallbacks.is_empty(), "{:?}", lowered.fallbacks);
     assert_eq!(lowered.regions.len(), 1);
     let names: Vec<&str> = lowered.regions[0].nodes.iter().map(|n| n.op.name()).collect();
