@@ -8,7 +8,8 @@ use edge_infer::graph::{Clamp, DType, QuantParams, Shape, Tensor, TensorId, Weig
 use edge_infer::kernels;
 use edge_infer::ops::reference::{self, Source};
 use edge_infer::ops::{
-    Add, AveragePool, Concat, Conv, Dequantize, Function, Gemm, Graph, Map, Mapping, MaxPool, Node, Op, Quantize, Requantize,
+    Add, Arithmetic, AveragePool, Concat, Conv, Dequantize, Expression, Function, Gemm, GlobalMaxPool, Graph, Map, MaxPool, Mul, Node, Op,
+    PRelu, Quantize, ReduceSum, Requantize, Sub,
 };
 use edge_infer::plan::{self, Policy};
 use proptest::prelude::*;
@@ -120,11 +121,27 @@ impl Builder {
         (out[0] * out[1] <= 900).then_some((win, out))
     }
 
+    /// A second operand for `x`: of its shape, or with sides of 1 on either part; the result's shape, quantization and clamp. `scale` gives
+    /// about the scale that the result needs.
+    fn pair(&mut self, x: TensorId, scale: impl Fn(&Self, TensorId) -> f32) -> (TensorId, [usize; 3], QuantParams, Clamp) {
+        let fits = |a: [usize; 3], b: [usize; 3]| a.iter().zip(&b).all(|(&a, &b)| a == b || a == 1 || b == 1);
+        let shape = self.shapes[x];
+        let others: Vec<TensorId> = (0..self.shapes.len()).filter(|&t| fits(self.shapes[t], shape)).collect();
+        let other = others[self.rng.below(others.len())];
+        let of_other = self.shapes[other];
+        let out = [0, 1, 2].map(|d| shape[d].max(of_other[d]));
+        let scale = scale(self, other) * self.rng.real(0.3, 1.2);
+        let quant = self.quant(scale);
+        let quant = self.maybe_shared(quant);
+        let clamp = self.clamp(quant.scale);
+        (other, out, quant, clamp)
+    }
+
     fn add_node(&mut self) -> Option<TensorId> {
         let x = self.pick();
         let shape @ [c, h, w] = self.shapes[x];
         let x_scale = self.scale(x);
-        match self.rng.below(11) {
+        match self.rng.below(16) {
             0..=3 => {
                 let (window, [oh, ow]) = self.window(shape, false)?;
                 let groups = match self.rng.below(5) {
@@ -146,12 +163,32 @@ impl Builder {
                 Some(self.push(op, [x].into_iter().chain(residual).collect(), [out, oh, ow], quant))
             }
             4 => {
-                let other = (0..self.shapes.len()).filter(|&t| self.shapes[t] == shape).nth(self.rng.below(3))?;
-                let scale = (x_scale + self.scale(other)) * self.rng.real(0.3, 1.2);
-                let quant = self.quant(scale);
-                let quant = self.maybe_shared(quant);
+                let scale = |b: &Self, other| x_scale + b.scale(other);
+                let (other, out, quant, clamp) = self.pair(x, scale);
+                let inputs = if self.rng.chance(2) { vec![x, other] } else { vec![other, x] };
+                let op: Op = if self.rng.chance(2) { Add { clamp }.into() } else { Sub { clamp }.into() };
+                Some(self.push(op, inputs, out, quant))
+            }
+            11 => {
+                let scale = |b: &Self, other| x_scale * b.scale(other) * 100.0;
+                let (other, out, quant, clamp) = self.pair(x, scale);
+                let inputs = if self.rng.chance(2) { vec![x, other] } else { vec![other, x] };
+                Some(self.push(Mul { clamp }, inputs, out, quant))
+            }
+            12 => {
+                let quant = self.quant(x_scale);
                 let clamp = self.clamp(quant.scale);
-                Some(self.push(Add { clamp }, vec![x, other], shape, quant))
+                let slope = (0..c).map(|_| self.rng.real(-1.5, 1.5)).collect();
+                Some(self.push(PRelu { slope, clamp }, vec![x], shape, quant))
+            }
+            13 => {
+                let quant = self.graph.tensors[x].quant;
+                Some(self.push(GlobalMaxPool, vec![x], [c, 1, 1], quant))
+            }
+            14 => {
+                let quant = self.quant(x_scale * ((h * w) as f32).sqrt());
+                let clamp = self.clamp(quant.scale);
+                Some(self.push(ReduceSum { clamp }, vec![x], [c, 1, 1], quant))
             }
             5 => {
                 let others: Vec<_> = (0..self.shapes.len()).filter(|&t| self.shapes[t][1..] == [h, w]).collect();
@@ -178,15 +215,49 @@ impl Builder {
                 Some(self.push(AveragePool { window: None, count_include_pad: false, clamp: Clamp::default() }, vec![x], [c, 1, 1], quant))
             }
             9 => {
-                let function = match self.rng.below(2) {
+                let gate = match self.rng.below(2) {
                     0 => Function::Sigmoid,
                     _ => Function::HardSigmoid { alpha: self.rng.real(0.1, 0.3), beta: 0.5 },
                 };
-                let gated = self.rng.chance(2);
-                let rounded = (gated && self.rng.chance(2)).then(|| self.quant(1.0 / 255.0));
-                let quant = self.quant(if gated { x_scale } else { 1.0 / 255.0 });
+                let (function, scale) = match self.rng.below(4) {
+                    0 => (Expression::of(gate), 1.0 / 255.0),
+                    1 => (Expression::pair(Arithmetic::Mul, Expression::X, Expression::of(gate)), x_scale),
+                    2 => {
+                        let rounded = Expression::Rounded(self.quant(1.0 / 255.0), Box::new(Expression::of(gate)));
+                        (Expression::pair(Arithmetic::Mul, Expression::X, rounded), x_scale)
+                    }
+                    // Some have poles, or no value below 0.
+                    _ => {
+                        let alpha = self.rng.real(0.1, 2.0);
+                        let functions = [
+                            Function::Abs,
+                            Function::Celu { alpha },
+                            Function::Elu { alpha },
+                            Function::Erf,
+                            Function::Exp,
+                            Function::Gelu,
+                            Function::GeluTanh,
+                            Function::LeakyRelu { alpha },
+                            Function::Log,
+                            Function::Mish,
+                            Function::Neg,
+                            Function::Reciprocal,
+                            Function::Selu { alpha, gamma: 1.1 },
+                            Function::Softplus,
+                            Function::Softsign,
+                            Function::Sqrt,
+                            Function::Tanh,
+                        ];
+                        let function = Expression::of(functions[self.rng.below(functions.len())]);
+                        let constant = Expression::Constant(self.rng.real(-2.0, 2.0));
+                        let pair = [Arithmetic::Add, Arithmetic::Sub, Arithmetic::Mul, Arithmetic::Div, Arithmetic::Pow][self.rng.below(5)];
+                        let function = if self.rng.chance(2) { function } else { Expression::pair(pair, function, constant) };
+                        (function, x_scale)
+                    }
+                };
+                let quant = self.quant(scale);
                 let clamp = self.clamp(quant.scale);
-                Some(self.push(Map { map: Mapping { function, gated, rounded }, clamp }, vec![x], shape, quant))
+                Some(self.push(Map { function, clamp }, vec![x], shape, quant))
             }
             _ => {
                 let scale = x_scale * self.rng.real(0.5, 2.0);

@@ -20,6 +20,13 @@ pub struct AveragePool {
     pub clamp: Clamp,
 }
 
+/// ONNX `ReduceSum` over height and width: `f32(Σ(x − zp)) · (s_x / s_y)`.
+#[derive(Debug, Clone)]
+pub struct ReduceSum {
+    /// Fused activation.
+    pub clamp: Clamp,
+}
+
 impl AveragePool {
     fn window(&self, hw: [usize; 2]) -> Window {
         self.window.unwrap_or(Window::whole(hw))
@@ -46,6 +53,7 @@ impl Operator for AveragePool {
             dst: p.buffers[out],
             window: self.window([src.shape[0], src.shape[1]]),
             count_include_pad: self.count_include_pad,
+            sum: false,
             scales: [p.quant(site.inputs[0]).scale, p.quant(out).scale],
             requant: p.requant(out, self.clamp),
         };
@@ -77,7 +85,44 @@ impl Operator for AveragePool {
     }
 }
 
-/// Mean of each window.
+impl Operator for ReduceSum {
+    fn name(&self) -> &'static str {
+        "ReduceSum"
+    }
+
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(Shape::picture([1, 1], inputs[0].channels()))
+    }
+
+    fn plan(&self, site: &Site<'_>, p: &mut Planner<'_>) -> crate::Result<()> {
+        let (out, src) = (site.out()?, p.src(site, 0));
+        let step = AveragePoolStep {
+            src,
+            dst: p.buffers[out],
+            window: Window::whole([src.shape[0], src.shape[1]]),
+            count_include_pad: false,
+            sum: true,
+            scales: [p.quant(site.inputs[0]).scale, p.quant(out).scale],
+            requant: p.requant(out, self.clamp),
+        };
+        p.emit(site, Step::AveragePool(step), "averagepool", Cost::default());
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &Inputs<'_>) -> Results {
+        let shape = inputs.values[0].shape;
+        let mut out = inputs.sink(self.clamp, Shape::picture([1, 1], shape.channels()));
+        let (mult, exact) = inputs.ratio(0, out.quant.scale);
+        let values: Vec<i64> = inputs.all(0).collect();
+        for plane in values.chunks(shape.hwc[0] * shape.hwc[1]) {
+            let sum: i64 = plane.iter().sum();
+            out.push(sum as f32 * mult, sum as f64 * exact);
+        }
+        out.done()
+    }
+}
+
+/// Mean of each window, or its sum.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AveragePoolStep {
     /// Input.
@@ -88,6 +133,8 @@ pub(crate) struct AveragePoolStep {
     pub window: Window,
     /// Padding counts.
     pub count_include_pad: bool,
+    /// The sum instead of the mean.
+    pub sum: bool,
     /// Input and output scale.
     pub scales: [f32; 2],
     /// Requantization.
@@ -111,7 +158,9 @@ impl StepOp for AveragePoolStep {
             let rows = Taps::new(src, window, 0, y);
             for x in 0..dst.shape[1] {
                 let columns = Taps::new(src, window, 1, x);
-                let count = if self.count_include_pad {
+                let count = if self.sum {
+                    1
+                } else if self.count_include_pad {
                     window.positions(0, y, src.shape[0]) * window.positions(1, x, src.shape[1])
                 } else {
                     (rows.count * columns.count).max(1)

@@ -1,9 +1,9 @@
-//! Functions of one byte, by a table of 256: another quantization for the same values, and every unary function.
+//! Functions of one byte, by a table of 256: another quantization for the same values, and every function of one value.
 #![allow(unsafe_code)]
 
 use super::reference::{Inputs, Results};
-use super::{Cost, Operator, Planner, Site, Step};
-use crate::graph::{Clamp, QuantParams, Shape};
+use super::{Cost, Expression, Operator, Planner, Site, Step};
+use crate::graph::{Clamp, Shape};
 use crate::program::{AnyBlob, Blob, Buffer, Check, Checker, Context, StepOp, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -14,52 +14,11 @@ pub struct Requantize {
     pub clamp: Clamp,
 }
 
-/// A function of one real value, computed in f32.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Function {
-    /// 1 / (1 + e⁻ˣ)
-    Sigmoid,
-    /// max(0, min(1, alpha · x + beta))
-    HardSigmoid {
-        /// Slope.
-        alpha: f32,
-        /// Value at 0.
-        beta: f32,
-    },
-}
-
-/// What [`Map`] does to each real value: g(x), or x · g(x).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Mapping {
-    /// g.
-    pub function: Function,
-    /// Multiply by x (SiLU, HardSwish).
-    pub gated: bool,
-    /// How g's value is rounded before it is multiplied, if it is.
-    pub rounded: Option<QuantParams>,
-}
-
-impl Mapping {
-    /// Its value at `x`.
-    pub fn at(&self, x: f32) -> f32 {
-        let g = match self.function {
-            Function::Sigmoid => (1.0 / (1.0 + f64::from(-x).exp())) as f32,
-            Function::HardSigmoid { alpha, beta } => (alpha * x + beta).clamp(0.0, 1.0),
-        };
-        let g = self.rounded.map_or(g, |q| {
-            let (min, max) = q.dtype.range();
-            let zero = q.zero_point as f32;
-            (((g / q.scale).round_ties_even() + zero).clamp(min as f32, max as f32) - zero) * q.scale
-        });
-        if self.gated { x * g } else { g }
-    }
-}
-
 /// A function of each value: `f(f32(x − zp)·s_x) / s_y`.
 #[derive(Debug, Clone)]
 pub struct Map {
     /// The function.
-    pub map: Mapping,
+    pub function: Expression,
     /// Fused activation.
     pub clamp: Clamp,
 }
@@ -84,12 +43,7 @@ impl Operator for Requantize {
 
 impl Operator for Map {
     fn name(&self) -> &'static str {
-        match (self.map.function, self.map.gated) {
-            (Function::Sigmoid, false) => "Sigmoid",
-            (Function::Sigmoid, true) => "SiLU",
-            (Function::HardSigmoid { .. }, false) => "HardSigmoid",
-            (Function::HardSigmoid { .. }, true) => "HardSwish",
-        }
+        self.function.name()
     }
 
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
@@ -97,11 +51,11 @@ impl Operator for Map {
     }
 
     fn plan(&self, site: &Site<'_>, p: &mut Planner<'_>) -> crate::Result<()> {
-        plan(site, p, self.clamp, |x| self.map.at(x))
+        plan(site, p, self.clamp, |x| self.function.at(x))
     }
 
     fn reference(&self, inputs: &Inputs<'_>) -> Results {
-        reference(inputs, self.clamp, |x| self.map.at(x))
+        reference(inputs, self.clamp, |x| self.function.at(x))
     }
 }
 

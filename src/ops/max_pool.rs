@@ -16,6 +16,36 @@ pub struct MaxPool {
     pub window: Window,
 }
 
+/// ONNX `GlobalMaxPool` (and `ReduceMax` over height and width): largest value of each channel; same quantization in and out.
+#[derive(Debug, Clone)]
+pub struct GlobalMaxPool;
+
+impl Operator for GlobalMaxPool {
+    fn name(&self) -> &'static str {
+        "GlobalMaxPool"
+    }
+
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(Shape::picture([1, 1], inputs[0].channels()))
+    }
+
+    fn plan(&self, site: &Site<'_>, p: &mut Planner<'_>) -> crate::Result<()> {
+        let [h, w, _] = p.src(site, 0).shape;
+        MaxPool { window: Window::whole([h, w]) }.plan(site, p)
+    }
+
+    fn reference(&self, inputs: &Inputs<'_>) -> Results {
+        let shape = inputs.values[0].shape;
+        let mut out = inputs.sink(Clamp::default(), Shape::picture([1, 1], shape.channels()));
+        let values: Vec<i64> = inputs.all(0).collect();
+        for plane in values.chunks(shape.hwc[0] * shape.hwc[1]) {
+            let largest = plane.iter().max().copied().expect("a picture that is not empty");
+            out.push(largest as f32, largest as f64);
+        }
+        out.done()
+    }
+}
+
 impl Operator for MaxPool {
     fn name(&self) -> &'static str {
         "MaxPool"

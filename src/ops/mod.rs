@@ -13,18 +13,22 @@
 
 mod add;
 mod average_pool;
+mod broadcast;
 mod concat;
 pub(crate) mod conv;
 mod depth_to_space;
 mod dequantize;
+mod function;
 mod gather;
 mod gemm;
 mod graph;
 mod join;
 mod lookup;
 mod max_pool;
+mod mul;
 mod pad;
 mod planner;
+mod prelu;
 mod quantize;
 mod rearrange;
 pub mod reference;
@@ -33,20 +37,23 @@ mod slice;
 mod space_to_depth;
 mod taps;
 
-pub use add::Add;
-pub use average_pool::AveragePool;
+pub use add::{Add, Sub};
+pub use average_pool::{AveragePool, ReduceSum};
 pub use concat::Concat;
 pub use conv::Conv;
 pub use depth_to_space::{DepthToSpace, Groups};
 pub use dequantize::Dequantize;
+pub use function::{Arithmetic, Expression, Function, MAX_NODES};
 pub use gemm::Gemm;
 pub use graph::{Graph, Node};
 pub use join::Join;
-pub use lookup::{Function, Map, Mapping, Requantize};
-pub use max_pool::MaxPool;
+pub use lookup::{Map, Requantize};
+pub use max_pool::{GlobalMaxPool, MaxPool};
+pub use mul::Mul;
 pub use pad::Pad;
 pub use planner::Policy;
 pub(crate) use planner::{Cost, Planner, Site, StepInfo, domain_shift};
+pub use prelu::PRelu;
 pub use quantize::Quantize;
 pub use rearrange::{Rearrange, View};
 pub use resize::{Coordinates, Nearest, Resize, ResizeLinear, ResizeNearest, ResizeTo};
@@ -128,12 +135,22 @@ operators! {
     MaxPool,
     /// Mean of each window.
     AveragePool,
+    /// Largest value of each channel.
+    GlobalMaxPool,
+    /// Sum of each channel.
+    ReduceSum,
     /// Sum of two tensors in real values.
     Add,
+    /// Difference of two tensors in real values.
+    Sub,
+    /// Product of two tensors in real values.
+    Mul,
     /// Another scale, zero point or range for the same values.
     Requantize,
     /// A function of each value.
     Map,
+    /// Leaky rectifier with a slope for each channel.
+    PRelu,
     /// Concatenation along channels.
     Concat,
     /// Concatenation along height or width.
@@ -234,8 +251,12 @@ steps! {
     MaxPool(max_pool::MaxPoolStep),
     /// Mean of each window.
     AveragePool(average_pool::AveragePoolStep),
-    /// Sum of two tensors.
+    /// Sum or difference of two tensors.
     Add(add::AddStep),
+    /// Product of two tensors.
+    Mul(mul::MulStep),
+    /// Leaky rectifier.
+    PRelu(prelu::PReluStep),
     /// Any function of one byte.
     Lookup(lookup::LookupStep),
     /// Bytes from elsewhere, as tables say.

@@ -158,8 +158,8 @@ def mat_mul_add(): return head("matmul", True)
 
 @case
 def float_island():
-    """int8 → Tanh in float → int8"""
-    return between_convolutions(lambda n, x: n.node("Tanh", [x]))
+    """int8 → Sin in float → int8"""
+    return between_convolutions(lambda n, x: n.node("Sin", [x]))
 
 
 def between_convolutions(function):
@@ -178,6 +178,113 @@ def hard_swish(): return between_convolutions(lambda n, x: n.node("HardSwish", [
 def silu(): return between_convolutions(lambda n, x: n.node("Mul", [x, n.node("Sigmoid", [x])]))
 @case
 def silu_quantized_gate(): return between_convolutions(lambda n, x: n.node("Mul", [x, n.quantize(n.node("Sigmoid", [x]))]))
+
+
+def pair(op, second="u8", shape=None):
+    """x and another tensor: another quantization of it, or a smaller one."""
+    n = Net(SEED, [1, 6, 10, 10])
+    a = n.quantize("x")
+    b = n.quantize(n.node("GlobalAveragePool", [a])) if shape == "gate" else n.quantize("x", second, 0.6)
+    return n, n.quantize(n.node(op, [b, a] if shape == "gate" else [a, b]))
+
+
+@case
+def sub(): return pair("Sub", "s8")
+@case
+def mul(): return pair("Mul")
+@case
+def mul_by_gate(): return pair("Mul", shape="gate")
+@case
+def add_of_gate(): return pair("Add", shape="gate")
+
+
+@case
+def squeeze_excite():
+    """x · HardSigmoid(Conv(Relu(Conv(mean of x))))"""
+    def block(n, x):
+        mean = n.quantize(n.node("GlobalAveragePool", [x]))
+        squeezed = n.quantize(n.node("Relu", [n.conv(mean, 3, kernel=1)]))
+        return n.node("Mul", [n.quantize(n.node("HardSigmoid", [n.quantize(n.conv(squeezed, 6, kernel=1))])), x])
+    return between_convolutions(block)
+
+
+def functions(*names, **attributes):
+    """Each function of its own convolution's result, joined: one file for several functions."""
+    n = Net(SEED, [1, 3, 6, 6])
+    x = n.quantize("x")
+    results = []
+    for function in names:
+        y = n.quantize(n.conv(x, 4, pads=P1))
+        y = function(n, y) if callable(function) else n.node(function, [y], **attributes)
+        results.append(n.quantize(y))
+    return n, n.quantize(n.node("Concat", results, axis=1))
+
+
+@case
+def functions_rectifiers(): return functions("LeakyRelu", "Elu", "Celu", alpha=0.3)
+@case
+def functions_smooth(): return functions("Selu", "Softplus", "Softsign", "Tanh", "Erf")
+@case
+def functions_arithmetic():
+    def exp(n, x): return n.node("Exp", [n.node("Neg", [n.node("Abs", [x])])])
+    return functions("Abs", "Neg", exp, lambda n, x: n.node("Sqrt", [n.node("Abs", [x])]))
+
+
+@case
+def functions_with_constants():
+    def by(op, value, first=False):
+        def build(n, x):
+            c = n.constant(np.float32(value), "c")
+            return n.node(op, [c, x] if first else [x, c])
+        return build
+    def square(n, x): return n.node("Mul", [n.node("Pow", [x, n.constant(np.float32(2), "c")]), n.constant(np.float32(0.1), "c")])
+    def log(n, x): return n.node("Log", [n.node("Add", [n.node("Abs", [x]), n.constant(np.float32(0.7), "c")])])
+    def inverse(n, x): return n.node("Reciprocal", [n.node("Add", [n.node("Exp", [x]), n.constant(np.float32(0.7), "c")])])
+    return functions(by("Mul", 0.37), by("Add", 1.3), by("Sub", 0.9, True), by("Div", 3.7), square, log, inverse)
+
+
+@case
+def functions_composed():
+    """Gelu in both of the ways that exporters write it, HardSwish and Mish."""
+    def gelu(n, x):
+        c = [n.constant(np.float32(v), "c") for v in (np.sqrt(2), 1, 0.5)]
+        y = n.node("Add", [n.node("Erf", [n.node("Div", [x, c[0]])]), c[1]])
+        return n.node("Mul", [n.node("Mul", [x, y]), c[2]])
+    def gelu_tanh(n, x):
+        c = [n.constant(np.float32(v), "c") for v in (3, 0.044715, np.sqrt(2 / np.pi), 1, 0.5)]
+        inner = n.node("Add", [x, n.node("Mul", [n.node("Pow", [x, c[0]]), c[1]])])
+        y = n.node("Add", [n.node("Tanh", [n.node("Mul", [inner, c[2]])]), c[3]])
+        return n.node("Mul", [n.node("Mul", [x, y]), c[4]])
+    def hard_swish(n, x):
+        c = [n.constant(np.float32(v), "c") for v in (3, 0, 6, 6)]
+        return n.node("Div", [n.node("Mul", [x, n.node("Clip", [n.node("Add", [x, c[0]]), c[1], c[2]])]), c[3]])
+    def mish(n, x): return n.node("Mul", [x, n.node("Tanh", [n.node("Softplus", [x])])])
+    return functions(gelu, gelu_tanh, hard_swish, mish)
+
+
+def prelu_of(slope):
+    n = Net(SEED, [1, 6, 10, 10])
+    return n, n.quantize(n.node("PRelu", [n.quantize("x"), n.constant(np.array(slope, np.float32), "slope")]))
+
+
+@case
+def prelu_one_slope(): return prelu_of([0.2])
+@case
+def prelu_per_channel(): return prelu_of([[[v]] for v in (0.1, -0.4, 0.7, 1.3, 0.0, 0.25)])
+
+
+@case
+def global_max_pool(): return pool("GlobalMaxPool", same=True)
+@case
+def reduce_max_requantized(): return pool("ReduceMax", "s8", axes=[-1, -2])
+@case
+def reduce_mean_to_vector(): return pool("ReduceMean", axes=[2, -1], keepdims=0)
+
+
+@case
+def reduce_sum():
+    n = Net(SEED, [1, 5, 12, 10])
+    return n, n.quantize(n.node("ReduceSum", [n.quantize("x"), n.constant(np.array([-2, 3]), "axes")]))
 
 
 @case
@@ -208,6 +315,12 @@ def q_operators(model):
 def q_operators_resnet(): return resnet(5, width=4, bare=False)
 @case
 def q_operators_average_pool(): return pool("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=P1)
+
+
+@case
+def q_operators_mul():
+    n, y = pair("Mul", shape="gate")
+    return n, n.quantize(n.conv(y, 5, pads=P1))
 
 
 for old in [*HERE.glob("*.onnx"), *HERE.glob("*.f32")]:

@@ -52,6 +52,19 @@ impl<'a> Lowering<'a> {
                 let (a, b) = (need!(self.integer(node, 0)?), need!(self.integer(node, 3)?));
                 (Pending { flat: flat(self, a) && flat(self, b), ..self.pending(node, Base::Add { a, b }) }, 6)
             }
+            "QLinearMul" => {
+                let (a, b) = (need!(self.integer(node, 0)?), need!(self.integer(node, 3)?));
+                (Pending { flat: flat(self, a) && flat(self, b), ..self.pending(node, Base::Mul { a, b }) }, 6)
+            }
+            op @ ("QLinearSigmoid" | "QLinearLeakyRelu") => {
+                let x = need!(self.integer(node, 0)?);
+                let function = match op {
+                    "QLinearSigmoid" => Function::Sigmoid,
+                    _ => Function::LeakyRelu { alpha: attr_float(node, "alpha", 0.01) },
+                };
+                let base = Base::Map { x, function: Expression::of(function) };
+                (Pending { flat: flat(self, x), ..self.pending(node, base) }, 3)
+            }
             _ => {
                 let x = need!(self.integer(node, 0)?);
                 if attr_int(node, "channels_last", 0) != 0 {

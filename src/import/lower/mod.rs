@@ -9,6 +9,7 @@
 //! regions and float islands between them never wait for each other in a circle.
 
 mod integer;
+mod movers;
 mod operators;
 mod quantization;
 mod regions;
@@ -20,7 +21,12 @@ pub use operators::{clamp_bounds, is_spatial_mean};
 use super::onnx::*;
 use crate::graph::{Clamp, DType, QuantParams, Tensor, TensorId, Weights, Window};
 use crate::ops::{
-    Add, AveragePool, Concat, Conv, Dequantize, Function, Gemm, Graph, Map, Mapping, MaxPool, Node, Op, Quantize, Requantize,
+    Add, Arithmetic, AveragePool, Concat, Conv, Dequantize, Expression, Function, Gemm, GlobalMaxPool, Graph, MAX_NODES, Map, MaxPool, Mul,
+    Node, Op, PRelu, Quantize, ReduceSum, Requantize, Sub,
+};
+use crate::ops::{
+    Coordinates, DepthToSpace, Extent, Groups, Join, Nearest, Pad, Rearrange, Resize, ResizeLinear, ResizeNearest, ResizeTo, Slice,
+    SpaceToDepth, View,
 };
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,6 +41,9 @@ const INTEGER_OPS: &[(&str, &str)] = &[
     ("", "QLinearConv"),
     ("", "QLinearMatMul"),
     ("com.microsoft", "QLinearAdd"),
+    ("com.microsoft", "QLinearMul"),
+    ("com.microsoft", "QLinearSigmoid"),
+    ("com.microsoft", "QLinearLeakyRelu"),
     ("com.microsoft", "QLinearAveragePool"),
     ("com.microsoft", "QLinearGlobalAveragePool"),
     ("com.microsoft", "QGemm"),
@@ -80,14 +89,72 @@ struct ConstQuant<'a> {
 
 #[derive(Clone)]
 enum Base {
-    Conv { x: TensorId, weights: Arc<Weights>, window: Window, groups: usize },
-    Gemm { x: TensorId, weights: Arc<Weights>, twice: bool },
-    MaxPool { x: TensorId, window: Window },
-    AveragePool { x: TensorId, window: Option<Window>, count_include_pad: bool },
-    Add { a: TensorId, b: TensorId },
-    Same { x: TensorId },
-    Map { x: TensorId, map: Mapping },
-    Concat { xs: Vec<TensorId> },
+    Conv {
+        x: TensorId,
+        weights: Arc<Weights>,
+        window: Window,
+        groups: usize,
+    },
+    Gemm {
+        x: TensorId,
+        weights: Arc<Weights>,
+        twice: bool,
+    },
+    MaxPool {
+        x: TensorId,
+        window: Window,
+    },
+    AveragePool {
+        x: TensorId,
+        window: Option<Window>,
+        count_include_pad: bool,
+    },
+    GlobalMaxPool {
+        x: TensorId,
+    },
+    ReduceSum {
+        x: TensorId,
+    },
+    Add {
+        a: TensorId,
+        b: TensorId,
+    },
+    Sub {
+        a: TensorId,
+        b: TensorId,
+    },
+    Mul {
+        a: TensorId,
+        b: TensorId,
+    },
+    Same {
+        x: TensorId,
+    },
+    Map {
+        x: TensorId,
+        function: Expression,
+    },
+    PRelu {
+        x: TensorId,
+        slope: Arc<[f32]>,
+    },
+    Concat {
+        xs: Vec<TensorId>,
+    },
+    /// Concatenation along height or width.
+    Join {
+        xs: Vec<TensorId>,
+        side: usize,
+    },
+    /// Values that are only moved keep their quantization.
+    Move {
+        x: TensorId,
+        op: Op,
+    },
+    ResizeLinear {
+        x: TensorId,
+        resize: Resize,
+    },
 }
 
 #[derive(Clone)]
@@ -189,7 +256,17 @@ impl<'a> Lowering<'a> {
             "DequantizeLinear" => return self.dequantize(node),
             // Of integers, as QOperator models have it.
             "MaxPool" | "Flatten" if matches!(self.value(node, 0), Some(Value::Quantized(_))) => return self.integer_view(node),
-            "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" => Ok(self.view(node)),
+            "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" | "Transpose" => {
+                Ok(self.view(node).or_else(|| self.rearrange(node).map(Value::Pending)))
+            }
+            "Split" => self.split(node).map(|parts| {
+                let mut parts = node.output.iter().zip(parts);
+                let first = parts.next();
+                for (output, part) in parts.filter(|(o, _)| !o.is_empty()) {
+                    self.values.insert(output, Value::Pending(part));
+                }
+                first.map(|(_, part)| Value::Pending(part))
+            }),
             op => match rules::rule(node) {
                 Some(rule) => (rule.lower)(self, node).map(|p| Some(Value::Pending(p))),
                 None => Err(format!("operator {op} has no int8 form")),

@@ -1,5 +1,6 @@
 //! Operators between DequantizeLinear and QuantizeLinear.
 
+use super::quantization::int_data;
 use super::*;
 
 impl<'a> Lowering<'a> {
@@ -53,31 +54,33 @@ impl<'a> Lowering<'a> {
         Ok(self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false }))
     }
 
-    pub(super) fn reduce_mean(&self, node: &NodeProto) -> Match<Pending> {
+    pub(super) fn global_max_pool(&self, node: &NodeProto) -> Match<Pending> {
+        let x = self.picture(node, 0)?;
+        Ok(self.pending(node, Base::GlobalMaxPool { x }))
+    }
+
+    /// A reduction over height and width.
+    pub(super) fn reduce(&self, node: &NodeProto, base: impl Fn(TensorId) -> Base) -> Match<Pending> {
         let x = self.picture(node, 0)?;
         if !is_spatial_mean(node, self.constant(node, 1), Some(4)) {
             return Err("it reduces other axes than height and width".into());
         }
         let flat = attr_int(node, "keepdims", 1) == 0;
-        Ok(Pending { flat, ..self.pending(node, Base::AveragePool { x, window: None, count_include_pad: false }) })
+        Ok(Pending { flat, ..self.pending(node, base(x)) })
     }
 
     pub(super) fn add(&self, node: &NodeProto) -> Match<Pending> {
-        let operands = (self.value(node, 0), self.value(node, 1));
-        match operands {
-            (Some(&Value::Real { tensor: a, flat: fa }), Some(&Value::Real { tensor: b, flat: fb })) => {
-                Ok(Pending { flat: fa && fb, ..self.pending(node, Base::Add { a, b }) })
-            }
-            (Some(Value::Pending(p)), Some(&Value::Real { tensor, flat: false }))
-            | (Some(&Value::Real { tensor, flat: false }), Some(Value::Pending(p))) => {
-                if !matches!(p.base, Base::Conv { .. }) || p.residual.is_some() || p.clamp != Clamp::default() {
+        match (self.value(node, 0), self.value(node, 1)) {
+            (Some(Value::Pending(p @ Pending { base: Base::Conv { .. }, .. })), Some(&Value::Real { tensor, flat: false }))
+            | (Some(&Value::Real { tensor, flat: false }), Some(Value::Pending(p @ Pending { base: Base::Conv { .. }, .. }))) => {
+                if p.residual.is_some() || p.clamp != Clamp::default() {
                     return Err("only a convolution's plain result is added without its own quantization".into());
                 }
                 Ok(Pending { residual: Some(tensor), ..p.clone() })
             }
-            (Some(Value::Pending(p)), Some(_)) => self.add_bias(node, p, 1),
-            (Some(_), Some(Value::Pending(p))) => self.add_bias(node, p, 0),
-            _ => Err("an operand is not quantized".into()),
+            (Some(Value::Pending(p @ Pending { base: Base::Gemm { .. }, .. })), Some(_)) => self.add_bias(node, p, 1),
+            (Some(_), Some(Value::Pending(p @ Pending { base: Base::Gemm { .. }, .. }))) => self.add_bias(node, p, 0),
+            _ => self.arithmetic(node, Arithmetic::Add),
         }
     }
 
@@ -104,32 +107,101 @@ impl<'a> Lowering<'a> {
         Ok(Pending { clamp: Clamp { lo: bound(p.clamp.lo), hi: bound(p.clamp.hi) }, ..p })
     }
 
-    pub(super) fn map(&self, node: &NodeProto, function: Function, gated: bool) -> Match<Pending> {
-        let (x, flat) = self.real(node, 0)?;
-        Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Mapping { function, gated, rounded: None } }) })
+    /// Input `i` as a function of one quantized tensor, and whether it is a vector.
+    fn expression(&self, node: &NodeProto, i: usize) -> Match<(TensorId, bool, Expression)> {
+        let (x, flat, e, clamp) = match self.value(node, i) {
+            Some(&Value::Real { tensor, flat }) => {
+                return Ok((tensor, flat || self.tensors[tensor].flat, Expression::X));
+            }
+            Some(Value::Pending(Pending { base: Base::Map { x, function }, flat, clamp, .. })) => (*x, *flat, function.clone(), *clamp),
+            Some(Value::Pending(Pending { base: Base::Same { x }, flat, clamp, .. })) => (*x, *flat, Expression::X, *clamp),
+            _ => return Err(format!("input {i} is not quantized")),
+        };
+        Ok((x, flat || self.tensors[x].flat, clamped(e, clamp)))
     }
 
-    /// Mul of a tensor with a function of itself, which may have been quantized in between.
-    pub(super) fn gate(&self, node: &NodeProto) -> Match<Pending> {
+    fn of_one(&self, node: &NodeProto, x: TensorId, flat: bool, function: Expression) -> Match<Pending> {
+        if function.nodes() > MAX_NODES {
+            return Err(format!("too many functions of one tensor ({MAX_NODES}) without a quantization in between"));
+        }
+        Ok(Pending { flat, ..self.pending(node, Base::Map { x, function }) })
+    }
+
+    pub(super) fn map(&self, node: &NodeProto, function: Function) -> Match<Pending> {
+        let (x, flat, e) = self.expression(node, 0)?;
+        self.of_one(node, x, flat, Expression::Of(function, Box::new(e)))
+    }
+
+    pub(super) fn hard_swish(&self, node: &NodeProto) -> Match<Pending> {
+        let (x, flat) = self.real(node, 0)?;
+        self.of_one(node, x, flat, Expression::hard_swish())
+    }
+
+    /// Input `i` as a constant that holds one number, with its rank.
+    fn scalar(&self, node: &NodeProto, i: usize) -> Option<(f32, usize)> {
+        let (values, tensor) = match self.value(node, i)? {
+            Value::Constant(t) if t.data_type == DataType::Float as i32 => (f32_data(t).ok()?, *t),
+            Value::Constant(t) if t.data_type == DataType::Int64 as i32 => (i64_data(t).ok()?.into_iter().map(|v| v as f32).collect(), *t),
+            Value::DequantizedConstant(q) if q.scale.len() == 1 => {
+                let (_, values) = int_data(q.tensor).ok()??;
+                (values.into_iter().map(|v| (v - q.zero_point[0]) as f32 * q.scale[0]).collect(), q.tensor)
+            }
+            _ => return None,
+        };
+        let [value] = values[..] else { return None };
+        Some((value, tensor.dims.len()))
+    }
+
+    /// Arithmetic on two tensors, or on functions of one.
+    pub(super) fn arithmetic(&self, node: &NodeProto, op: Arithmetic) -> Match<Pending> {
+        let rank = |flat: bool| if flat { 2 } else { 4 };
         for (i, other) in [(0, 1), (1, 0)] {
-            let Ok((x, flat)) = self.real(node, i) else { continue };
-            let map = match self.value(node, other) {
-                Some(Value::Pending(Pending { base: Base::Map { x: of, map }, clamp, .. })) if *of == x && *clamp == Clamp::default() => {
-                    *map
+            if let Some((c, dims)) = self.scalar(node, other) {
+                let (x, flat, e) = self.expression(node, i)?;
+                if dims > rank(flat) {
+                    return Err("its constant has more dimensions than its input".into());
                 }
-                Some(&Value::Real { tensor, .. }) => match self.nodes.iter().find(|n| n.output == Some(tensor)) {
-                    Some(Node { op: Op::Map(Map { map, clamp }), inputs, .. }) if *inputs == [x] && *clamp == Clamp::default() => {
-                        Mapping { rounded: Some(self.tensors[tensor].quant), ..*map }
-                    }
-                    _ => continue,
-                },
-                _ => continue,
-            };
-            if !map.gated {
-                return Ok(Pending { flat, ..self.pending(node, Base::Map { x, map: Mapping { gated: true, ..map } }) });
+                let c = Expression::Constant(c);
+                let e = if i == 0 { Expression::pair(op, e, c) } else { Expression::pair(op, c, e) };
+                return self.of_one(node, x, flat, e);
             }
         }
-        Err("it is no product of a tensor and its own sigmoid".into())
+        let ((a, flat, ea), (b, flat_b, eb)) = (self.expression(node, 0)?, self.expression(node, 1)?);
+        if flat != flat_b {
+            return Err("one operand is a vector, the other a picture".into());
+        }
+        if a == b {
+            return self.of_one(node, a, flat, Expression::pair(op, ea, eb));
+        }
+        if ea != Expression::X || eb != Expression::X {
+            return Err("an operand is not quantized".into());
+        }
+        // A tensor times its own sigmoid, which is quantized in between: still a function of one.
+        for (x, gate) in [(a, b), (b, a)].into_iter().filter(|_| op == Arithmetic::Mul) {
+            if let Some(Node { op: Op::Map(Map { function, clamp }), inputs, .. }) = self.nodes.iter().find(|n| n.output == Some(gate))
+                && *inputs == [x]
+            {
+                let gate = Expression::Rounded(self.tensors[gate].quant, Box::new(clamped(function.clone(), *clamp)));
+                return self.of_one(node, x, flat, Expression::pair(Arithmetic::Mul, Expression::X, gate));
+            }
+        }
+        let base = match op {
+            Arithmetic::Add => Base::Add { a, b },
+            Arithmetic::Sub => Base::Sub { a, b },
+            Arithmetic::Mul => Base::Mul { a, b },
+            Arithmetic::Div | Arithmetic::Pow => return Err("of two tensors it has no int8 form".into()),
+        };
+        Ok(Pending { flat, ..self.pending(node, base) })
+    }
+
+    pub(super) fn prelu(&self, node: &NodeProto) -> Match<Pending> {
+        if let Some((alpha, _)) = self.scalar(node, 1) {
+            return self.map(node, Function::LeakyRelu { alpha });
+        }
+        let x = self.picture(node, 0)?;
+        let slope = self.constant(node, 1).filter(|t| is_per_channel(&t.dims)).and_then(|t| f32_data(t).ok());
+        let slope = slope.ok_or("its slope is no constant with one number for each channel")?;
+        Ok(self.pending(node, Base::PRelu { x, slope: slope.into() }))
     }
 
     pub(super) fn clip(&self, node: &NodeProto) -> Match<Pending> {
@@ -145,11 +217,14 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn concat(&self, node: &NodeProto) -> Match<Pending> {
-        if attr_int(node, "axis", 0) != 1 {
-            return Err("it does not join channels".into());
-        }
+        let axis = attr_int(node, "axis", 0);
         let xs = (0..node.input.len()).map(|i| self.picture(node, i)).collect::<Match<Vec<_>>>()?;
-        Ok(self.pending(node, Base::Concat { xs }))
+        let base = match if axis < 0 { axis + 4 } else { axis } {
+            1 => Base::Concat { xs },
+            side @ (2 | 3) => Base::Join { xs, side: side as usize - 2 },
+            _ => return Err("it joins neither channels nor rows nor columns".into()),
+        };
+        Ok(self.pending(node, base))
     }
 
     /// Operators that only change how a value is seen.
@@ -189,6 +264,46 @@ impl<'a> Lowering<'a> {
     }
 }
 
+fn clamped(e: Expression, Clamp { lo, hi }: Clamp) -> Expression {
+    if (Clamp { lo, hi }) == Clamp::default() { e } else { Expression::Of(Function::Clip { lo, hi }, Box::new(e)) }
+}
+
+/// Dimensions of a constant that has one number for each channel of a picture.
+pub(super) fn is_per_channel(dims: &[i64]) -> bool {
+    matches!(dims, [_, 1, 1] | [1, _, 1, 1])
+}
+
+/// The function of a unary operator; its attributes are bound to it.
+pub(super) fn function(node: &NodeProto) -> Option<Function> {
+    let alpha = |otherwise: f32| attr_float(node, "alpha", otherwise);
+    Some(match node.op_type.as_str() {
+        "Abs" => Function::Abs,
+        "Celu" => Function::Celu { alpha: alpha(1.0) },
+        "Elu" => Function::Elu { alpha: alpha(1.0) },
+        "Erf" => Function::Erf,
+        "Exp" => Function::Exp,
+        "Gelu" => match attr(node, "approximate").map_or(&b"none"[..], |a| &a.s) {
+            b"none" => Function::Gelu,
+            b"tanh" => Function::GeluTanh,
+            _ => return None,
+        },
+        "HardSigmoid" => Function::HardSigmoid { alpha: alpha(0.2), beta: attr_float(node, "beta", 0.5) },
+        "LeakyRelu" => Function::LeakyRelu { alpha: alpha(0.01) },
+        "Log" => Function::Log,
+        "Mish" => Function::Mish,
+        "Neg" => Function::Neg,
+        "Reciprocal" => Function::Reciprocal,
+        // The standard's numbers, in full.
+        "Selu" => Function::Selu { alpha: alpha(1.673_263_2), gamma: attr_float(node, "gamma", 1.050_701) },
+        "Sigmoid" => Function::Sigmoid,
+        "Softplus" => Function::Softplus,
+        "Softsign" => Function::Softsign,
+        "Sqrt" => Function::Sqrt,
+        "Tanh" => Function::Tanh,
+        _ => return None,
+    })
+}
+
 /// Relu's bounds, or Clip's where they are constants.
 pub fn clamp_bounds<'t>(node: &NodeProto, constant: impl Fn(&str) -> Option<&'t TensorProto>) -> Option<(f32, f32)> {
     if is_op(node, "Relu") {
@@ -216,10 +331,6 @@ pub fn is_spatial_mean(node: &NodeProto, axes: Option<&TensorProto>, rank: Optio
 pub(super) fn groups(node: &NodeProto, weights: &Weights) -> Match<usize> {
     let groups = usize::try_from(attr_int(node, "group", 1)).ok();
     groups.filter(|&g| g > 0 && weights.out.is_multiple_of(g)).ok_or_else(|| "its group attribute is wrong".into())
-}
-
-pub(super) fn hard_sigmoid(node: &NodeProto) -> Function {
-    Function::HardSigmoid { alpha: attr_float(node, "alpha", 0.2), beta: attr_float(node, "beta", 0.5) }
 }
 
 /// Geometry from a node's attributes; `kernel` where the weights give it.

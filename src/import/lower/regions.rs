@@ -35,12 +35,17 @@ impl<'a> Lowering<'a> {
             | Base::Gemm { x, .. }
             | Base::MaxPool { x, .. }
             | Base::AveragePool { x, .. }
+            | Base::GlobalMaxPool { x }
+            | Base::ReduceSum { x }
             | Base::Same { x }
-            | Base::Map { x, .. } => {
+            | Base::Map { x, .. }
+            | Base::Move { x, .. }
+            | Base::ResizeLinear { x, .. }
+            | Base::PRelu { x, .. } => {
                 vec![*x]
             }
-            Base::Add { a, b } => vec![*a, *b],
-            Base::Concat { xs } => xs.clone(),
+            Base::Add { a, b } | Base::Sub { a, b } | Base::Mul { a, b } => vec![*a, *b],
+            Base::Concat { xs } | Base::Join { xs, .. } => xs.clone(),
         };
         xs.extend(p.residual);
         let level = xs.iter().map(|&t| self.level[t]).max().unwrap_or(0);
@@ -54,15 +59,23 @@ impl<'a> Lowering<'a> {
             Base::Conv { weights, window, groups, .. } => Conv { weights, window, groups, residual, clamp }.into(),
             Base::Gemm { weights, .. } => Gemm { weights, clamp, float_output: None }.into(),
             Base::AveragePool { window, count_include_pad, .. } => AveragePool { window, count_include_pad, clamp }.into(),
+            Base::ReduceSum { .. } => ReduceSum { clamp }.into(),
             Base::Add { .. } => Add { clamp }.into(),
+            Base::Sub { .. } => Sub { clamp }.into(),
+            Base::Mul { .. } => Mul { clamp }.into(),
             Base::Same { .. } => Requantize { clamp }.into(),
-            Base::Map { map, .. } => Map { map, clamp }.into(),
+            Base::Map { function, .. } => Map { function, clamp }.into(),
+            Base::PRelu { slope, .. } => PRelu { slope: slope.to_vec(), clamp }.into(),
+            Base::ResizeLinear { resize, .. } => ResizeLinear { resize, clamp }.into(),
             Base::Concat { .. } if clamp == Clamp::default() => Concat.into(),
-            base @ (Base::MaxPool { .. } | Base::Concat { .. }) => {
-                // Pool (or join) at the input's quantization, then requantize.
+            base @ (Base::MaxPool { .. } | Base::GlobalMaxPool { .. } | Base::Concat { .. } | Base::Join { .. } | Base::Move { .. }) => {
+                // Pool, move or join at the input's quantization, then requantize.
                 let same = self.tensors[inputs[0]].quant;
                 let (op, inner): (Op, _) = match base {
                     Base::MaxPool { window, .. } => (MaxPool { window }.into(), same),
+                    Base::GlobalMaxPool { .. } => (GlobalMaxPool.into(), same),
+                    Base::Move { op, .. } => (op, same),
+                    Base::Join { side, .. } => (Join { side }.into(), quant),
                     _ => (Concat.into(), quant),
                 };
                 if inner == quant && clamp == Clamp::default() {

@@ -1,4 +1,4 @@
-//! Cross-layer equalization: ReLU, max-pooling, means and sums commute with positive factors, so a channel may be multiplied by s in
+//! Cross-layer equalization: ReLU, leaky or not, max-pooling, means and sums commute with positive factors, so a channel may be multiplied by s in
 //! every layer that makes it, and divided by s in every layer that reads it (Nagel et al., 1906.04721, 4.1, for pairs of layers).
 //!
 //! An 8-bit tensor has one step for all channels: a channel ten times smaller than the largest has three bits less. Channels that are
@@ -107,9 +107,11 @@ fn classes(graph: &GraphProto, shapes: &Shapes) -> Vec<Class> {
     fixed.extend(captured.iter().map(String::as_str));
     for n in &graph.node {
         let keeps_channels = match n.op_type.as_str() {
-            "Relu" | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "Identity" | "Dropout" => outputs(n).count() == 1,
+            "Relu" | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" | "LeakyRelu" | "Identity" | "Dropout" => {
+                outputs(n).count() == 1
+            }
             "Flatten" => attr_int(n, "axis", 1) == 1,
-            "ReduceMean" => {
+            "ReduceMean" | "ReduceSum" | "ReduceMax" => {
                 let axes = n.input.get(1).and_then(|a| constants.get(a.as_str())).copied();
                 is_spatial_mean(n, axes, shape(&n.input[0]).map(<[usize]>::len))
             }

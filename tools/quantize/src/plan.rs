@@ -4,6 +4,7 @@
 //! - a Conv or Add followed by one Relu or Clip is quantized after it,
 //! - MaxPool keeps its input's parameters, Flatten and Reshape pass them through,
 //! - a graph output stays float,
+//! - functions of one tensor (SiLU, Gelu, whatever exporters compose of unary operators and numbers) are quantized at their end,
 //! - in [`Residual::Fused`], a residual branch's last Conv goes into its Add unrounded.
 
 use crate::float::Shapes;
@@ -12,6 +13,7 @@ use crate::sensitivity::short_name;
 use crate::{Error, Result};
 use edge_infer::import::lower;
 use edge_infer::import::lower::rules::{self, Facts, Params, Rule};
+use edge_infer::ops;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
@@ -62,7 +64,11 @@ impl Plan {
 }
 
 fn is_transparent(node: &NodeProto) -> bool {
-    is_op(node, "Flatten") || is_op(node, "Reshape")
+    is_op(node, "Flatten") || is_op(node, "Reshape") || is_op(node, "Transpose")
+}
+
+fn is_clamp(node: &NodeProto) -> bool {
+    is_op(node, "Relu") || is_op(node, "Clip")
 }
 
 /// Clip's constant bounds, or Relu's.
@@ -161,6 +167,54 @@ pub fn canonicalize_heads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()>
     Ok(())
 }
 
+/// Results that need no rounding, since only functions of the same one tensor read them: the whole of it is one function of that tensor.
+fn composed(
+    graph: &GraphProto,
+    int8: &[Option<&Rule>],
+    used: &HashMap<String, usize>,
+    results: &HashSet<&str>,
+    activation: &impl Fn(&str) -> bool,
+    fuses: &impl Fn(&str) -> bool,
+) -> HashSet<String> {
+    let composes = |i: usize| int8[i].is_some_and(|rule| rule.composes);
+    let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (i, node) in graph.node.iter().enumerate() {
+        inputs(node).for_each(|n| readers.entry(n).or_default().push(i));
+    }
+    // Those that may be: all that read them are known, and compose as well. Then whatever turns out to read two tensors stays out.
+    let candidate = |i: usize, o: &&str| {
+        let read = readers.get(*o);
+        composes(i) && !results.contains(*o) && read.is_some_and(|r| used.get(*o) == Some(&r.len()) && r.iter().all(|&i| composes(i)))
+    };
+    let makers = graph.node.iter().enumerate();
+    let mut found: HashSet<&str> = makers.flat_map(|(i, n)| outputs(n).filter(move |o| candidate(i, o))).collect();
+    loop {
+        // Of each candidate: the one tensor that it is a function of, and how large the function is.
+        let mut of: HashMap<&str, (&str, usize)> = HashMap::new();
+        let mut refused: Vec<&str> = Vec::new();
+        for (_, node) in graph.node.iter().enumerate().filter(|(i, _)| composes(*i)) {
+            let one = |n| if activation(n) { of.get(n).copied().unwrap_or((n, 1)) } else { ("", 1) };
+            let read: Vec<(&str, usize)> = inputs(node).map(one).collect();
+            // A clamp that is a layer's last part is quantized with it.
+            let ends_layer = is_clamp(node) && !found.contains(node.input[0].as_str()) && fuses(&node.input[0]);
+            let size = 1 + read.iter().map(|r| r.1).sum::<usize>();
+            let mut tensors = read.iter().map(|r| r.0).filter(|t| !t.is_empty());
+            let first = tensors.next().unwrap_or_default();
+            if !ends_layer && tensors.all(|t| t == first) && size <= ops::MAX_NODES {
+                of.extend(outputs(node).filter(|o| found.contains(o)).map(|o| (o, (first, size))));
+            } else {
+                refused.extend(inputs(node).chain(outputs(node)).filter(|t| found.contains(t)));
+            }
+        }
+        if refused.is_empty() {
+            return found.into_iter().map(String::from).collect();
+        }
+        refused.iter().for_each(|t| {
+            found.remove(t);
+        });
+    }
+}
+
 /// Makes the plan for a folded, canonical graph; nodes whose name or output is in `keep_float` stay float.
 pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float: &[String]) -> Result<Plan> {
     let asked = |node: &NodeProto| keep_float.iter().any(|k| *k == node.name || node.output.contains(k));
@@ -195,9 +249,9 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         if is_transparent(node) {
             continue;
         }
-        let constant = || constants.contains_key(root(&node.input[0]).as_str());
+        let constant = || inputs(node).take(2).all(|n| constants.contains_key(root(n).as_str()));
         // A clamp belongs to the layer before it.
-        let clamped = (is_op(node, "Relu") || is_op(node, "Clip"))
+        let clamped = is_clamp(node)
             && producer_of(&node.input[0]).is_some_and(|(p, n)| int8[p].is_none() && asked(n) && used.get(&node.input[0]) == Some(&1));
         let kept = (asked(node) || clamped).then(|| "kept in float, as asked".to_string());
         let found = match kept {
@@ -222,19 +276,19 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         }
     }
     let activation = |n: &str| !constants.contains_key(n) && shapes.contains_key(n);
+    let fuses = |t: &str| used.get(t) == Some(&1) && producer_of(t).is_some_and(|(p, _)| int8[p].is_some_and(|before| before.fuses_clamp));
+    let composed = composed(graph, &int8, &used, &results, &activation, &fuses);
+    unrounded.extend(composed.iter().cloned());
     for (i, node) in graph.node.iter().enumerate() {
         let Some(rule) = int8[i] else { continue };
         let output = &node.output[0];
-        let is_clamp = is_op(node, "Relu") || is_op(node, "Clip");
-        let fusable =
-            |t: &str| used.get(t) == Some(&1) && producer_of(t).is_some_and(|(p, _)| int8[p].is_some_and(|before| before.fuses_clamp));
-        if is_clamp && fusable(&node.input[0]) {
+        if is_clamp(node) && !composed.contains(&node.input[0]) && fuses(&node.input[0]) {
             plan.fused.insert(output.clone(), node.input[0].clone());
             unrounded.insert(node.input[0].clone());
         } else {
             wanted.extend(inputs(node).filter(|n| activation(n)).map(root));
         }
-        if is_op(node, "Add") {
+        if is_op(node, "Add") && inputs(node).all(activation) {
             let candidates = node.input[..2]
                 .iter()
                 .filter(|t| producer_of(t).is_some_and(|(p, n)| int8[p].is_some() && is_op(n, "Conv")) && used.get(*t) == Some(&1));
@@ -249,9 +303,7 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         }
         match rule.params {
             Params::Own => {}
-            Params::OfInput => {
-                plan.shared.insert(output.clone(), root(&node.input[0]));
-            }
+            Params::OfInput => plan.shared.extend(outputs(node).map(|o| (o.to_owned(), root(&node.input[0])))),
             Params::Joint => {
                 let mut group: Vec<String> = inputs(node).map(|n| plan.source(root(n))).chain([output.clone()]).collect();
                 // Whatever has a member in common is one group.
@@ -266,8 +318,17 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         }
         // Logits that only float operators read (Softmax) leave the integers unrounded.
         let logits = is_op(node, "Gemm") && !read_in_int8.contains(output.as_str());
-        if !results.contains(output.as_str()) && !logits {
-            wanted.insert(output.clone());
+        if !logits {
+            wanted.extend(outputs(node).filter(|o| !results.contains(o) && shapes.contains_key(*o)).map(String::from));
+        }
+    }
+    // Reshapes and transpositions in a row that end with a picture (a channel shuffle) move integers.
+    let picture = |t: &str| shapes.get(t).is_some_and(|s| s.len() == 4);
+    for node in graph.node.iter().filter(|n| is_op(n, "Reshape") || is_op(n, "Transpose")) {
+        let (output, source) = (node.output[0].as_str(), root(&node.output[0]));
+        if picture(output) && picture(&source) && read_in_int8.contains(output) && wanted.contains(&source) && !results.contains(output) {
+            plan.shared.insert(output.to_owned(), source);
+            wanted.insert(output.to_owned());
         }
     }
     if plan.weighted.is_empty() {

@@ -127,10 +127,53 @@ fn unknown_operators_stay_float_and_are_named() {
     let g = graph_mut(&mut m).unwrap();
     g.node.iter_mut().find(|n| n.output[0] == "mean").unwrap().input[0] = "s".into();
     let at = g.node.iter().position(|n| n.output[0] == "mean").unwrap();
-    g.node.insert(at, make_node("Tanh", &["block"], "s", vec![]));
+    g.node.insert(at, make_node("Sin", &["block"], "s", vec![]));
     let (_, report) = quantized(&m, default());
     assert_eq!(report.float_nodes.len(), 1);
-    assert!(report.float_nodes[0].node.contains("Tanh"));
+    assert!(report.float_nodes[0].node.contains("Sin"));
+}
+
+/// conv → SiLU → squeeze and excite → conv → HardSwish as exporters write it → mean → Gemm.
+#[test]
+fn squeeze_and_excite_with_silu_becomes_one_int8_region() {
+    let mut n = Net::default();
+    n.graph.name = "se".into();
+    n.graph.input.push(value("x", &[-1, 3, 16, 16]));
+    n.graph.output.push(value("logits", &[-1, 5]));
+    n.conv_bn("stem", "x", [8, 3, 3], 2, true);
+    n.op("Sigmoid", &["stem"], "stem.gate", vec![]);
+    n.op("Mul", &["stem", "stem.gate"], "silu", vec![]);
+    n.op("GlobalAveragePool", &["silu"], "squeezed", vec![]);
+    n.conv_bn("reduce", "squeezed", [4, 8, 1], 1, true);
+    n.op("Relu", &["reduce"], "reduced", vec![]);
+    n.conv_bn("expand", "reduced", [8, 4, 1], 1, true);
+    n.op("Sigmoid", &["expand"], "gate", vec![]);
+    n.op("Mul", &["gate", "silu"], "excited", vec![]);
+    n.conv_bn("last", "excited", [16, 8, 1], 1, true);
+    for (name, v) in [("three", 3.0), ("zero", 0.0), ("six", 6.0)] {
+        n.graph.initializer.push(f32_tensor(name, &[], &[v]));
+    }
+    n.op("Add", &["last", "three"], "shifted", vec![]);
+    n.op("Clip", &["shifted", "zero", "six"], "clipped", vec![]);
+    n.op("Mul", &["last", "clipped"], "product", vec![]);
+    n.op("Div", &["product", "six"], "swish", vec![]);
+    n.op("GlobalAveragePool", &["swish"], "mean", vec![]);
+    n.op("Flatten", &["mean"], "flat", vec![]);
+    n.random("fc.w", &[5, 16], 1.0, 0.0);
+    n.op("Gemm", &["flat", "fc.w"], "logits", vec![int_attribute("transB", 1)]);
+    let (m, report) = quantized(&model(17, n.graph), default());
+    assert!(report.float_nodes.is_empty(), "{:?}", report.float_nodes);
+    assert!(report.evaluation.logit_sqnr_db > 20.0, "{report}");
+    let lowered = edge_infer::import::lower::lower(&m, &Default::default()).unwrap();
+    assert!(lowered.fallbacks.is_empty(), "{:?}", lowered.fallbacks);
+    assert_eq!(lowered.regions.len(), 1);
+    let names: Vec<&str> = lowered.regions[0].nodes.iter().map(|n| n.op.name()).collect();
+    // Each activation is one table, whatever it was composed of; only the gate's product reads two tensors.
+    assert_eq!(names.iter().filter(|n| **n == "SiLU").count(), 1, "{names:?}");
+    assert_eq!(names.iter().filter(|n| **n == "Sigmoid").count(), 1, "{names:?}");
+    assert_eq!(names.iter().filter(|n| **n == "Function").count(), 1, "{names:?}");
+    assert_eq!(names.iter().filter(|n| **n == "Mul").count(), 1, "{names:?}");
+    assert!(!names.contains(&"Add") && !names.contains(&"Requantize"), "{names:?}");
 }
 
 #[test]
