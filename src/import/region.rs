@@ -20,13 +20,16 @@ pub struct Engine {
     pub pool: Arc<Pool>,
 }
 
+/// A program that may be planned later, or not at all.
+pub type Planned = Arc<Mutex<Option<Result<Arc<Program>, Unplanned>>>>;
+
 /// A region whose shapes are not known yet: becomes a [`RegionOp`] when tract knows them.
 #[derive(Clone)]
 pub struct RegionNode {
     pub graph: Arc<Graph>,
     pub engine: Engine,
     /// Where the planned program is left, or why there is none.
-    pub planned: Arc<Mutex<Option<Result<Arc<Program>, Unplanned>>>>,
+    pub planned: Planned,
 }
 
 impl fmt::Debug for RegionNode {

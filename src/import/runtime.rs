@@ -171,8 +171,12 @@ impl File {
 /// lowered again without it.
 fn read(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported> {
     let mut file = File::read(path, wanted)?;
+    if engine.policy == Policy::Tract {
+        let lowered = lower::keep(file.take(), "tract was asked for")?;
+        return Ok(assemble(lowered, &file, engine)?);
+    }
     let mut excluded = Excluded::new();
-    while engine.policy != Policy::Tract {
+    loop {
         let lowered = lower::lower(&file.proto, &excluded)?;
         let quantized = !lowered.regions.is_empty();
         match assemble(lowered, &file, engine) {
@@ -197,8 +201,6 @@ fn read(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported> {
             Err(failure) => return Err(failure.into()),
         }
     }
-    let lowered = lower::keep(file.take(), "tract was asked for")?;
-    Ok(assemble(lowered, &file, engine)?)
 }
 
 /// Why a lowered model does not run.

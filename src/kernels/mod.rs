@@ -25,7 +25,6 @@
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 pub mod depthwise;
-pub mod elementwise;
 pub mod excess;
 pub mod peak;
 pub mod portable;

@@ -205,7 +205,7 @@ impl Fold {
 
     /// The value that a node hands on unchanged.
     fn handed_on(&self, node: &NodeProto) -> Option<String> {
-        if outputs(node).skip(1).next().is_some() && node.op_type != "Dropout" {
+        if outputs(node).nth(1).is_some() && node.op_type != "Dropout" {
             return None;
         }
         let x = node.input.first().filter(|s| !s.is_empty())?;

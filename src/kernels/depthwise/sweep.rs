@@ -182,6 +182,8 @@ unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize>(b: &Blo
         }
         macro_rules! group {
             ($first:literal, $rows:literal, $($i:literal)*) => {
+                // Of one row, too: the others repeat it.
+                #[allow(clippy::modulo_one)]
                 let row = |r: usize| place.input.wrapping_add(*taps.wrapping_add(($first + r % $rows) * K));
                 let rows = [row(0), row(1), row(2), row(3)];
                 $(
@@ -224,6 +226,7 @@ unsafe fn tile<L: Lanes, const P: usize, const K: usize, const S: usize>(b: &Blo
 /// The same pointer, of which compilers do not know that. They would load a weight once for all outputs that need it, run out of
 /// registers, and spill it, where multiplications take it from memory at no cost.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // No memory is read here: the pointer is only hidden.
 fn opaque(mut weights: *const i8) -> *const i8 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     // SAFETY: there is no instruction.

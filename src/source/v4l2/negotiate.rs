@@ -169,6 +169,7 @@ mod tests {
 
     /// A Logitech C270's formats, as `v4l2-ctl --list-formats-ext` shows them (shortened), 30 frames a second where JPEG,
     /// and for YUYV as many as USB 2 carries.
+    #[allow(clippy::type_complexity)] // It is a fixture of two parts.
     fn webcam() -> (Vec<Offer>, impl Fn(u32, (u32, u32)) -> Vec<[u32; 2]>) {
         let sizes =
             || Sizes::Listed(vec![(640, 480), (160, 120), (176, 144), (320, 240), (352, 288), (800, 600), (1280, 720), (1280, 960)]);
