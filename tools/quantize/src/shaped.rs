@@ -234,6 +234,10 @@ fn scalings_to_convs(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
         let node = graph.node[at].clone();
         let Some(Ok((Scaling { scale, offset }, x))) = scaling_of(graph, &node, 15) else { continue };
         let Some(&[_, c, _, _]) = shapes.get(&x).map(Vec::as_slice) else { continue };
+        // A number for all channels is a function of each value: it becomes a table, with whatever functions stand beside it.
+        if !is_op(&node, "BatchNormalization") && scale.len() == 1 && offset.len() == 1 && !prologue.contains(&x) {
+            continue;
+        }
         // Normalization of the input itself stays float, before the first quantization.
         if prologue.contains(&x) {
             prologue.insert(node.output[0].clone());
