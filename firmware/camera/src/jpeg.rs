@@ -2,16 +2,13 @@
 
 use core::ops::Range;
 
-/// Start of image (ITU-T T.81, table B.1).
-pub(crate) const SOI: [u8; 2] = [0xFF, 0xD8];
-
 /// How far from the start the file may begin.
 const LEAD: usize = 16;
 
 /// The file in `bytes`: from SOI to EOI (ITU-T T.81, B.1.1.3), found by walking its segments, so that a table that holds
 /// the bytes of EOI does not end it.
 pub(crate) fn find(bytes: &[u8]) -> Option<Range<usize>> {
-    let start = bytes.windows(2).take(LEAD).position(|w| w == SOI)?;
+    let start = bytes.windows(2).take(LEAD).position(|w| w == [0xFF, 0xD8])?;
     let mut at = start + 2;
     loop {
         let [0xFF, marker] = *bytes.get(at..)?.first_chunk()? else { return None };

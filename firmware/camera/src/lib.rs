@@ -12,7 +12,6 @@
 #![warn(missing_docs)]
 
 mod arducam;
-mod bitbang;
 mod error;
 mod hm01b0;
 mod jpeg;
@@ -26,14 +25,12 @@ mod sensor;
 mod streamer;
 pub mod transport;
 
-pub use arducam::{ArduCam, Lead, Module};
-pub use bitbang::{BitBang, BitBangError};
-pub use edge_wire::Control;
+pub use arducam::{ArduCam, Module};
 pub use error::{Access, CameraError, RegisterError};
 pub use hm01b0::Hm01b0;
 pub use ov2640::Ov2640;
 pub use ov7670::Ov7670;
-pub use parallel::{ParallelPort, PixelClock, PortError};
+pub use parallel::{ParallelPort, PortError};
 pub use reduce::{MAX_SOURCE_WIDTH, Reduction};
-pub use sensor::{Camera, Mode, Modes};
+pub use sensor::{Camera, Control, Mode, Modes};
 pub use streamer::{Event, Output, Streamer};

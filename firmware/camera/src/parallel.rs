@@ -26,22 +26,8 @@ impl fmt::Display for PortError {
 
 impl core::error::Error for PortError {}
 
-/// What a receiver needs of the pixel clock while there is no line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum PixelClock {
-    /// It runs on. An STM32's DCMI samples the line and frame signals at its edges, and sees no frame begin without them
-    /// (Zephyr, pull requests #94183 and #109393: the camera starts and no image comes).
-    FreeRunning,
-    /// It rests, so that every edge is a pixel's: for receivers that count edges and do not look at the line signal (NXP's
-    /// SmartDMA: Zephyr, #109393).
-    Gated,
-}
-
 /// A DCMI, a PIO program with DMA, or a port and interrupts.
 pub trait ParallelPort {
-    /// What the sensor's pixel clock must do for this receiver.
-    fn pixel_clock(&self) -> PixelClock;
     /// From the next start of a frame on, take `length` bytes; whatever was under way is given up.
     fn begin(&mut self, length: u32) -> Result<(), PortError>;
     /// Whether all of them are there.

@@ -4,11 +4,9 @@ use crate::error::CameraError;
 use crate::jpeg;
 use crate::reduce::{MAX_SOURCE_WIDTH, Reducer, Reduction};
 use crate::sender::Sender;
-use crate::sensor::{Camera, Mode};
+use crate::sensor::{Camera, Control, Mode};
 use crate::transport::Transport;
-use edge_wire::{
-    Command, Control, Event as Link, FrameInfo, MESSAGE_BUFFER, Message, Parser, PixelFormat, Reply, Statistics, Status, flags,
-};
+use edge_wire::{Command, Event as Link, FrameInfo, MESSAGE_BUFFER, Message, Parser, PixelFormat, Reply, Statistics, Status, flags};
 
 /// Bytes of a JPEG file read at a time.
 const PIECE: u32 = 1024;
@@ -71,7 +69,7 @@ pub struct Streamer<C, B> {
     reducer: Reducer,
     row: [u8; 2 * MAX_SOURCE_WIDTH],
     /// What the host set, to be set again after the sensor is reset.
-    controls: [Option<Control>; Control::COUNT],
+    controls: [Option<Control>; 4],
     running: bool,
     capture: Capture,
     failures: u8,
@@ -110,7 +108,7 @@ impl<C: Camera, B: AsRef<[u8]> + AsMut<[u8]>> Streamer<C, B> {
             plan,
             reducer: Reducer::new(plan),
             row: [0; _],
-            controls: [None; _],
+            controls: [None; 4],
             running: false,
             capture: Capture::Idle,
             failures: 0,
@@ -199,36 +197,34 @@ impl<C: Camera, B: AsRef<[u8]> + AsMut<[u8]>> Streamer<C, B> {
     }
 
     fn execute(&mut self, command: Command) -> Status {
-        match command {
-            Command::Ping | Command::GetStatistics => Status::Ok,
+        let control = match command {
+            Command::Ping | Command::GetStatistics => return Status::Ok,
             Command::Start => {
                 self.run(true);
-                Status::Ok
+                return Status::Ok;
             }
             Command::Stop => {
                 self.run(false);
-                Status::Ok
+                return Status::Ok;
             }
-            Command::SetFormat(format) => self.change(Output { format, ..self.output }),
-            Command::SetSize { width, height } => self.change(Output { width, height, ..self.output }),
-            Command::Set(control) => self.set(control),
-        }
-    }
-
-    fn set(&mut self, control: Control) -> Status {
+            Command::SetFormat(format) => return self.change(Output { format, ..self.output }),
+            Command::SetSize { width, height } => return self.change(Output { width, height, ..self.output }),
+            Command::SetExposure(level) => Control::Exposure(level),
+            Command::SetGain(level) => Control::Gain(level),
+            Command::SetFlip { horizontal, vertical } => Control::Flip { horizontal, vertical },
+            Command::SetTestPattern(on) => Control::TestPattern(on),
+        };
         let result = self.camera.control(control);
         if result.is_ok() {
-            self.controls[control.index()] = Some(control);
-            if self.asleep() {
-                self.abandon();
-            }
+            let slot = match control {
+                Control::Exposure(_) => 0,
+                Control::Gain(_) => 1,
+                Control::Flip { .. } => 2,
+                Control::TestPattern(_) => 3,
+            };
+            self.controls[slot] = Some(control);
         }
         status(result)
-    }
-
-    /// Whether the sensor makes no pictures, because the host said so.
-    fn asleep(&self) -> bool {
-        self.controls.contains(&Some(Control::Standby(true)))
     }
 
     /// Changes what is sent; on failure everything stays as it is, as far as the sensor permits.
@@ -248,7 +244,7 @@ impl<C: Camera, B: AsRef<[u8]> + AsMut<[u8]>> Streamer<C, B> {
         status(result)
     }
 
-    /// Sets the sensor up, and what the host set before; standby is the last of it.
+    /// Sets the sensor up, and what the host set before.
     fn setup(&mut self, mode: Mode) -> Result<(), CameraError> {
         self.camera.configure(mode)?;
         self.controls.into_iter().flatten().try_for_each(|control| self.camera.control(control))
@@ -288,7 +284,7 @@ impl<C: Camera, B: AsRef<[u8]> + AsMut<[u8]>> Streamer<C, B> {
 
     fn capture_step(&mut self, now: u64) -> Result<(), CameraError> {
         match self.capture {
-            Capture::Idle if !self.running || self.asleep() => Ok(()),
+            Capture::Idle if !self.running => Ok(()),
             Capture::Idle => {
                 self.camera.begin()?;
                 self.capture = Capture::Exposing(now);

@@ -4,12 +4,11 @@ mod common;
 
 use common::Scene;
 use edge_camera::transport::{Io, SpiBlocks, Transport};
-use edge_camera::{ArduCam, CameraError, Control, Event, Lead, Module, Output, Streamer};
+use edge_camera::{ArduCam, CameraError, Event, Module, Output, Streamer};
 use edge_faults::{Faults, FaultyLink};
-use edge_simulator::{ArduCamSim, ChipSelect, Picture, SensorBus, Wait};
+use edge_simulator::{ArduCamSim, ChipSelect, Picture, SensorBus};
 use edge_wire::{
-    Action, Banding, CHUNK_BUFFER, Command, Counters, Event as Link, Level, Message, Parser, PixelFormat, Reply, Request, Statistics,
-    Status, WhiteBalance,
+    Action, CHUNK_BUFFER, Command, Counters, Event as Link, Level, Message, Parser, PixelFormat, Reply, Request, Statistics, Status,
 };
 use embedded_hal_mock::eh1::delay::NoopDelay;
 use std::collections::VecDeque;
@@ -46,11 +45,7 @@ struct Got {
     payload: Vec<u8>,
 }
 
-type SimCamera<'s> = ArduCam<SensorBus<'s, 's>, ChipSelect<'s, 's>, Wait<'s, NoopDelay>>;
-
-fn camera<'s>(sim: &'s ArduCamSim<'s>) -> SimCamera<'s> {
-    ArduCam::new(sim.i2c(), sim.spi(), sim.delay(NoopDelay::new()), Module::Mini2Mp).unwrap().with_lead(Lead::None)
-}
+type SimCamera<'s> = ArduCam<SensorBus<'s, 's>, ChipSelect<'s, 's>, NoopDelay>;
 
 struct Bench<'s> {
     streamer: Streamer<SimCamera<'s>, Vec<u8>>,
@@ -66,7 +61,8 @@ struct Bench<'s> {
 
 impl<'s> Bench<'s> {
     fn new(sim: &'s ArduCamSim<'s>, output: Output, rate: usize) -> Self {
-        let streamer = Streamer::new(camera(sim), [vec![0; 40_000], vec![0; 40_000]], output, 512, 7).unwrap();
+        let camera = ArduCam::new(sim.i2c(), sim.spi(), NoopDelay::new(), Module::Mini2Mp).unwrap();
+        let streamer = Streamer::new(camera, [vec![0; 40_000], vec![0; 40_000]], output, 512, 7).unwrap();
         Bench {
             streamer,
             wire: Wire::default(),
@@ -232,11 +228,11 @@ fn every_output_is_what_the_scene_makes() {
     bench.ok(Command::SetFormat(PixelFormat::Gray8));
     let gray = last(&mut bench);
     assert_eq!((gray.info.format, gray.payload.len()), (PixelFormat::Gray8, 19_200));
-    bench.ok(Command::Set(Control::Flip { horizontal: true, vertical: false }));
+    bench.ok(Command::SetFlip { horizontal: true, vertical: false });
     let mirrored = last(&mut bench);
     let rows = gray.payload.chunks(160).flat_map(|row| row.iter().rev().copied()).collect::<Vec<u8>>();
     assert_eq!(mirrored.payload, rows);
-    bench.ok(Command::Set(Control::TestPattern(true)));
+    bench.ok(Command::SetTestPattern(true));
     assert_eq!(last(&mut bench).payload[159], 255, "white, mirrored to the right");
     // Controls outlive a change of the mode, which resets the sensor.
     bench.ok(Command::SetFormat(PixelFormat::Rgb565));
@@ -257,13 +253,13 @@ fn commands_that_cannot_be_done_change_nothing() {
         (Command::SetSize { width: 320, height: 240 }, Status::OutOfRange), // 153,600 bytes in buffers of 40,000
         (Command::SetFormat(PixelFormat::Rgb888), Status::Unsupported),
         (Command::SetFormat(PixelFormat::Yuv422), Status::Unsupported),
-        (Command::Set(Control::Exposure(Level::Manual(0))), Status::OutOfRange),
-        (Command::Set(Control::Gain(Level::Manual(1))), Status::OutOfRange),
+        (Command::SetExposure(Level::Manual(0)), Status::OutOfRange),
+        (Command::SetGain(Level::Manual(1)), Status::OutOfRange),
     ] {
         assert_eq!(bench.command(command).status, status, "{command:?}");
     }
     sim.faults.naks.set(1000);
-    assert_eq!(bench.command(Command::Set(Control::Exposure(Level::Auto))).status, Status::SensorFault);
+    assert_eq!(bench.command(Command::SetExposure(Level::Auto)).status, Status::SensorFault);
     sim.faults.naks.set(0);
     let statistics = bench.command(Command::GetStatistics).statistics.unwrap();
     assert_eq!((statistics.commands, statistics.captured, statistics.bytes_skipped), (9, 0, 0));
@@ -283,7 +279,7 @@ fn commands_arrive_once_over_a_bad_link() {
     let (mut given_up, mut sends) = (0, 0);
     for number in 0..300 {
         let level = Level::Manual(number + 1);
-        let mut request = Request::new(Command::Set(Control::Exposure(level)), number.into(), 20_000, 20);
+        let mut request = Request::new(Command::SetExposure(level), number.into(), 20_000, 20);
         loop {
             match request.poll(bench.now) {
                 Action::Send(bytes) => {
@@ -327,13 +323,13 @@ fn a_sensor_that_fails_is_set_up_again() {
     let pictures = pictures(&scenes);
     let sim = ArduCamSim::new(&pictures, 1);
     let mut bench = Bench::new(&sim, RGB, 100_000);
-    bench.ok(Command::Set(Control::Flip { horizontal: true, vertical: false }));
+    bench.ok(Command::SetFlip { horizontal: true, vertical: false });
     bench.ok(Command::Start);
     bench.run(100);
     let mirrored = bench.frames.last().unwrap().payload.clone();
     // Power fails for a moment: the registers are gone, and with them the pictures.
     sim.faults.brown_out.set(true);
-    bench.ok(Command::Set(Control::Exposure(Level::Auto)));
+    bench.ok(Command::SetExposure(Level::Auto));
     bench.run(7000);
     assert_eq!(bench.events.iter().filter(|e| **e == Event::Failed(CameraError::Timeout)).count(), 2, "{:?}", bench.events);
     assert_eq!(bench.events.iter().filter(|e| **e == Event::Reset).count(), 1);
@@ -358,7 +354,8 @@ fn pictures_that_do_not_fit_are_refused_or_dropped() {
     let scenes = scenes(1);
     let mut pictures = pictures(&scenes);
     let sim = ArduCamSim::new(&pictures, 1);
-    let small = Streamer::new(camera(&sim), [[0; 38_399], [0; 38_399]], RGB, 512, 0).err();
+    let camera = || ArduCam::new(sim.i2c(), sim.spi(), NoopDelay::new(), Module::Mini2Mp).unwrap();
+    let small = Streamer::new(camera(), [[0; 38_399], [0; 38_399]], RGB, 512, 0).err();
     assert_eq!(small, Some(CameraError::Length { expected: 38_399, found: 38_400 }));
     // A JPEG file larger than the buffer, and one that is damaged.
     let damaged = vec![0x55; 64];
@@ -452,64 +449,4 @@ fn spi_blocks_carry_both_directions() {
     let counters = bench.parser.counters();
     assert_eq!((counters.headers_corrupted, counters.chunks_corrupted), (0, 0));
     assert_eq!(bench.messages.iter().filter(|m| Reply::decode(m).is_some()).count(), 1);
-}
-
-#[test]
-fn every_control_outlives_the_sensors_power() {
-    let scenes = scenes(1);
-    let pictures = pictures(&scenes);
-    let sim = ArduCamSim::new(&pictures, 1);
-    let mut bench = Bench::new(&sim, RGB, 100_000);
-    let controls = [
-        Control::Exposure(Level::Manual(300)),
-        Control::Gain(Level::Manual(32)),
-        Control::Flip { horizontal: true, vertical: true },
-        Control::TestPattern(true),
-        Control::WhiteBalance(WhiteBalance::Sunny),
-        Control::Brightness(1),
-        Control::Contrast(-1),
-        Control::Saturation(2),
-        Control::GainCeiling(32),
-        Control::ExposureBias(-2),
-        Control::JpegQuality(30),
-        Control::Banding(Banding::Hz50),
-        Control::NightMode(true),
-    ];
-    for control in controls {
-        bench.ok(Command::Set(control));
-    }
-    let registers = |sim: &ArduCamSim| [0, 1].map(|bank| (0..=0xFE).map(|r| sim.register(bank, r)).collect::<Vec<u8>>());
-    let before = (registers(&sim), sim.effects());
-    bench.ok(Command::Start);
-    bench.run(100);
-    sim.faults.brown_out.set(true);
-    bench.run(7000);
-    assert_eq!(bench.events.iter().filter(|e| **e == Event::Reset).count(), 1, "{:?}", bench.events);
-    assert_eq!((registers(&sim), sim.effects()), before);
-    assert!(bench.now - u64::from(bench.frames.last().unwrap().info.timestamp_us) < 100_000);
-}
-
-#[test]
-fn a_sensor_that_sleeps_makes_no_pictures_and_no_errors() {
-    let scenes = scenes(1);
-    let pictures = pictures(&scenes);
-    let sim = ArduCamSim::new(&pictures, 1);
-    let mut bench = Bench::new(&sim, RGB, 100_000);
-    bench.ok(Command::Start);
-    bench.run(100);
-    bench.ok(Command::Set(Control::Standby(true)));
-    bench.run(20);
-    let asleep = bench.frames.len();
-    assert!(asleep > 0);
-    // It sleeps on through a change of what is sent, for longer than any picture takes.
-    bench.ok(Command::SetSize { width: 120, height: 120 });
-    bench.run(10_000);
-    assert_eq!(bench.frames.len(), asleep);
-    assert!(bench.events.iter().all(|e| matches!(e, Event::Command(..))), "{:?}", bench.events);
-    bench.ok(Command::Set(Control::Standby(false)));
-    bench.run(200);
-    assert!(bench.frames.len() > asleep && bench.frames.last().unwrap().info.width == 120);
-    let (statistics, counters) = bench.settle();
-    assert_eq!(statistics.failed, 0);
-    check(&statistics, &counters, &bench.frames);
 }

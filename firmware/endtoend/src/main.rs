@@ -16,7 +16,7 @@ mod pictures;
 
 use board::Board;
 use edge_faults::Faults;
-use edge_wire::{Banding, Command, Control, Level, PixelFormat, Status, WhiteBalance};
+use edge_wire::{Command, Level, PixelFormat, Status};
 use labels::Labels;
 use pictures::Pictures;
 use std::path::{Path, PathBuf};
@@ -135,30 +135,12 @@ fn rest(board: &mut Board, labels: &mut Labels, pictures: &Pictures) -> Result<(
 
 /// Commands whose effect is not in the picture's layout, and such as cannot be obeyed.
 fn settings(board: &mut Board) -> Result<(), Error> {
-    for control in [
-        Control::Exposure(Level::Manual(300)),
-        Control::Exposure(Level::Auto),
-        Control::Gain(Level::Manual(32)),
-        Control::Gain(Level::Auto),
-        Control::WhiteBalance(WhiteBalance::Cloudy),
-        Control::WhiteBalance(WhiteBalance::Auto),
-        Control::Brightness(2),
-        Control::Contrast(-2),
-        Control::Saturation(1),
-        Control::GainCeiling(16),
-        Control::ExposureBias(1),
-        Control::JpegQuality(20),
-        Control::Banding(Banding::Hz50),
-        Control::NightMode(true),
-        Control::Standby(true),
-        Control::Standby(false),
-    ] {
-        board.ok(Command::Set(control))?;
-    }
+    board.ok(Command::SetExposure(Level::Manual(300)))?;
+    board.ok(Command::SetExposure(Level::Auto))?;
+    board.ok(Command::SetGain(Level::Manual(32)))?;
+    board.ok(Command::SetGain(Level::Auto))?;
     for (command, status) in [
-        (Command::Set(Control::Exposure(Level::Manual(0))), Status::OutOfRange),
-        (Command::Set(Control::Contrast(3)), Status::OutOfRange),
-        (Command::Set(Control::GainCeiling(5)), Status::OutOfRange),
+        (Command::SetExposure(Level::Manual(0)), Status::OutOfRange),
         (Command::SetSize { width: 320, height: 240 }, Status::OutOfRange),
         (Command::SetSize { width: 353, height: 288 }, Status::Unsupported),
         (Command::SetFormat(PixelFormat::Rgb888), Status::Unsupported),
@@ -168,7 +150,7 @@ fn settings(board: &mut Board) -> Result<(), Error> {
     }
     board.ok(Command::SetFormat(PixelFormat::Rgb565))?;
     board.ok(Command::SetSize { width: 160, height: 120 })?;
-    board.ok(Command::Set(Control::TestPattern(true)))?;
+    board.ok(Command::SetTestPattern(true))?;
     board.ok(Command::Start)?;
     let bars = board.frame()?.payload;
     ensure!(bars[..2] == [0xFF, 0xFF] && bars[318..320] == [0, 0], "no colour bars, white first and black last");
@@ -176,7 +158,7 @@ fn settings(board: &mut Board) -> Result<(), Error> {
     board.quiet(Duration::from_millis(300))?;
     // Colour bars are nothing to label.
     board.take_raw();
-    board.ok(Command::Set(Control::TestPattern(false)))
+    board.ok(Command::SetTestPattern(false))
 }
 
 /// A host that does not read for a while.

@@ -2,7 +2,6 @@
 
 use core::cell::Cell;
 use core::fmt;
-use embedded_hal::delay::DelayNs;
 use embedded_hal::{i2c, spi};
 
 /// What goes wrong. All zero: nothing.
@@ -20,8 +19,6 @@ pub struct Faults {
     pub product: Cell<Option<u16>>,
     /// The chip is powered down and up again: registers are lost. Read and cleared.
     pub brown_out: Cell<bool>,
-    /// The ArduCHIP hangs, as after a brown-out, until it is reset.
-    pub hung: Cell<bool>,
 }
 
 impl Faults {
@@ -30,35 +27,6 @@ impl Faults {
         let left = self.naks.get();
         self.naks.set(left.saturating_sub(1));
         left > 0
-    }
-}
-
-/// Simulated time, which passes while a driver waits.
-#[derive(Debug, Default)]
-pub(crate) struct Clock(Cell<u64>);
-
-impl Clock {
-    pub fn now_ns(&self) -> u64 {
-        self.0.get()
-    }
-}
-
-/// Waits in simulated time, and by another clock as well.
-pub struct Wait<'s, D> {
-    clock: &'s Clock,
-    also: D,
-}
-
-impl<'s, D> Wait<'s, D> {
-    pub(crate) fn new(clock: &'s Clock, also: D) -> Self {
-        Wait { clock, also }
-    }
-}
-
-impl<D: DelayNs> DelayNs for Wait<'_, D> {
-    fn delay_ns(&mut self, ns: u32) {
-        self.clock.0.set(self.clock.0.get() + u64::from(ns));
-        self.also.delay_ns(ns);
     }
 }
 

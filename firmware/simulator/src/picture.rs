@@ -36,17 +36,13 @@ pub(crate) struct View {
     pub mirror: bool,
     pub flip: bool,
     pub bars: bool,
-    /// Colours and levels are wrong.
-    pub spoilt: bool,
 }
 
 impl View {
     pub fn pixel(&self, picture: &Picture, x: u32, y: u32) -> u16 {
         let x = if self.mirror { self.width - 1 - x } else { x };
         let y = if self.flip { self.height - 1 - y } else { y };
-        let pixel = if self.bars { BARS[(x * 8 / self.width) as usize] } else { picture.pixel(x, y, self.width, self.height) };
-        // The upper bit of every colour.
-        if self.spoilt { pixel ^ 0x8410 } else { pixel }
+        if self.bars { BARS[(x * 8 / self.width) as usize] } else { picture.pixel(x, y, self.width, self.height) }
     }
 }
 

@@ -57,13 +57,6 @@
 //! | 6, 7 | exposure, gain | u8: 0 automatic (then 0, 0), 1 manual; u16 value |
 //! | 8 | flip | u8: bit 0 left and right, bit 1 up and down |
 //! | 9 | test pattern | u8: 0 off, 1 on |
-//! | 10 | white balance | u8: 0 automatic, 1 sunny, 2 cloudy, 3 office, 4 home |
-//! | 11, 12, 13 | brightness, contrast, saturation | i8: −2 to 2 |
-//! | 14 | gain ceiling | u8: 2, 4, 8, … 128 times |
-//! | 15 | exposure bias | i8: −2 to 2 |
-//! | 16 | JPEG quality | u8: quantization scale, 2 (best) to 63 |
-//! | 17 | banding | u8: 0 off, 1 50 Hz, 2 60 Hz, 3 automatic |
-//! | 18, 19 | night mode, standby | u8: 0 off, 1 on |
 //!
 //! A reply is the opcode, a [`Status`], and statistics where they were asked for. Statistics are seven u32 (uptime in ms,
 //! captured, sent, dropped, failed, commands, bytes skipped) and one u64 (bytes sent); more may follow in later versions.
@@ -91,7 +84,6 @@
 #![warn(missing_docs)]
 
 mod assembly;
-mod control;
 mod counters;
 mod encode;
 mod header;
@@ -101,11 +93,10 @@ mod request;
 mod timeline;
 
 pub use assembly::{Dropped, Frame, Reason};
-pub use control::{Banding, Control, Level, WhiteBalance};
 pub use counters::Counters;
 pub use encode::{Chunk, Chunks, Encoder};
 pub use header::{ChunkHeader, FrameInfo, HEADER_LEN, HeaderError, MAGIC, MAX_CHUNK, MAX_CHUNKS, MAX_FRAME, PixelFormat, VERSION, flags};
-pub use message::{Command, Kind, MAX_MESSAGE, MESSAGE_BUFFER, Message, Reply, Statistics, Status};
+pub use message::{Command, Kind, Level, MAX_MESSAGE, MESSAGE_BUFFER, Message, Reply, Statistics, Status};
 pub use parse::{BufferTooSmall, CHUNK_BUFFER, Event, Parser};
 pub use request::{Action, Request};
 pub use timeline::Timeline;

@@ -177,7 +177,7 @@ fn a_parser_goes_on_after_the_end_of_a_stream() {
 #[test]
 fn messages_come_between_the_chunks_of_a_frame() {
     let frame = Owned::test(1, 600);
-    let message = Command::Set(Control::Exposure(Level::Manual(300))).encode(5);
+    let message = Command::SetExposure(Level::Manual(300)).encode(5);
     let (bytes, length) = message.encode();
     let packets = frame.packets(256);
     let stream = [&packets[0][..], &bytes[..length], &packets[1], &bytes[..length], &packets[2]].concat();

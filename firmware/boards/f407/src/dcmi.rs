@@ -1,7 +1,7 @@
 //! The camera interface (RM0090, section 15) as a [`ParallelPort`]: DMA2's stream 1, channel 1 (table 43) writes one picture to memory.
 
 use core::sync::atomic::{Ordering, compiler_fence};
-use edge_camera::{ParallelPort, PixelClock, PortError};
+use edge_camera::{ParallelPort, PortError};
 use stm32f4xx_hal::pac::{DCMI, DMA2, RCC};
 
 /// Bytes of the largest picture: 160×120 pixels of two bytes.
@@ -50,10 +50,6 @@ impl Port {
 }
 
 impl ParallelPort for Port {
-    fn pixel_clock(&self) -> PixelClock {
-        PixelClock::FreeRunning
-    }
-
     fn begin(&mut self, length: u32) -> Result<(), PortError> {
         self.stop();
         (self.length, self.taken) = (0, 0);

@@ -6,7 +6,7 @@ use cortex_m_rt::entry;
 use edge_board_qemu::{PICTURES, Timer, TimerDelay, Uart};
 use edge_camera::transport::Io;
 use edge_camera::{ArduCam, Module, Output};
-use edge_simulator::{ArduCamSim, Revision};
+use edge_simulator::ArduCamSim;
 use edge_wire::PixelFormat;
 use static_cell::ConstStaticCell;
 
@@ -19,10 +19,9 @@ static BUFFERS: [ConstStaticCell<[u8; BUFFER]>; 2] = [const { ConstStaticCell::n
 #[entry]
 fn main() -> ! {
     let timer = Timer::start();
-    // The kind whose FIFO begins with a stale byte: it is found out when the first raw picture is asked for.
-    let sensor = ArduCamSim::with_revision(&PICTURES, EXPOSURE, Revision::Old);
+    let sensor = ArduCamSim::new(&PICTURES, EXPOSURE);
     defmt::info!("edge camera on QEMU mps2-an385, {} pictures", PICTURES.len());
-    let camera = match ArduCam::new(sensor.i2c(), sensor.spi(), sensor.delay(TimerDelay(&timer)), Module::Mini2Mp) {
+    let camera = match ArduCam::new(sensor.i2c(), sensor.spi(), TimerDelay(&timer), Module::Mini2Mp) {
         Ok(camera) => camera,
         Err(error) => defmt::panic!("{}", error),
     };

@@ -44,10 +44,3 @@ pub fn capture(camera: &mut impl Camera) -> Result<Vec<u8>, CameraError> {
     }
     Err(CameraError::Timeout)
 }
-
-/// Of a pixel in RGB565, 0 to 255.
-pub fn luma(pixel: &[u8]) -> f64 {
-    let v = u16::from_be_bytes([pixel[0], pixel[1]]);
-    let [r, g, b] = [(v >> 11, 31), (v >> 5 & 63, 63), (v & 31, 31)].map(|(v, most)| f64::from(v) * 255.0 / f64::from(most));
-    0.299 * r + 0.587 * g + 0.114 * b
-}
