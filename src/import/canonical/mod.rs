@@ -2,12 +2,12 @@
 //!
 //! [`canonicalize`] runs before anything is matched, in the runtime and in the quantizer. What comes out:
 //!
-//! * operators of the newest [operator set](opset), whatever the file was written in ([`opset`], [`steps`]);
+//! * operators of the newest [operator set](opset), whatever the file was written in ([`opset`], `steps`);
 //! * constants as initializers with raw data, no node that hands its input on, nothing computed from constants alone,
-//!   sizes as numbers ([`clean`], [`fold`], [`evaluate`], [`facts`]);
-//! * real numbers in float32 ([`interface`]);
-//! * quantization as DequantizeLinear, operator, QuantizeLinear, each pair written one way ([`qoperators`], [`quantized`]);
-//! * channels-first pictures, and Transposes only where the network itself has them ([`layout`]).
+//!   sizes as numbers (`clean`, `fold`, `evaluate`, `facts`);
+//! * real numbers in float32 (`interface`);
+//! * quantization as DequantizeLinear, operator, QuantizeLinear, each pair written one way (`qoperators`, `quantized`);
+//! * channels-first pictures, and Transposes only where the network itself has them (`layout`).
 //!
 //! The result computes what the file says, on real values: half precision is computed in float32, and everything that is
 //! quantized keeps its integers. Each pass walks the nodes once; sizes are bounded before memory is taken.
