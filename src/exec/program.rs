@@ -29,7 +29,7 @@ pub(crate) struct Parts {
 
 /// A region, ready to run: steps over one arena.
 ///
-/// Steps and kernels trust their addresses, so there is one way to a program: [`Program::new`], which proves every address that any step can
+/// Steps and kernels trust their addresses, so there is one way to a program: `Program::new`, which proves every address that any step can
 /// form. Planner and file reader both go through it, and nobody can change a program afterwards.
 #[derive(Debug)]
 pub struct Program {

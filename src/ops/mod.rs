@@ -1,15 +1,15 @@
 //! The operators: one file or folder each.
 //!
-//! An operator is two things. Its *definition* (a variant of [`Op`], a struct that is an [`Operator`]) says what to compute on quantized
-//! tensors: name, shape rule, exact reference, and how it is planned. Its *step* (a variant of [`Step`], a struct that is a `StepOp`) is what
+//! An operator is two things. Its *definition* (a variant of [`Op`], a struct that is an `Operator`) says what to compute on quantized
+//! tensors: name, shape rule, exact reference, and how it is planned. Its *step* (a variant of `Step`, a struct that is a `StepOp`) is what
 //! the planner makes of it for one processor: addresses, packed weights, what to check of them, and how a thread does its share.
 //! Both enums are made from the lists below. `docs/adding-an-operator.md` adds one, file by file.
 //!
 //! | from | by | to |
 //! |---|---|---|
 //! | ONNX nodes | [`crate::import::lower`] | [`Graph`] of [`Op`] |
-//! | [`Op`] | [`Operator::plan`] | [`Step`] |
-//! | [`Step`] | [`crate::exec`] | results |
+//! | [`Op`] | `Operator::plan` | `Step` |
+//! | `Step` | [`crate::exec`] | results |
 
 mod add;
 mod average_pool;

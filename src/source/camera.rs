@@ -1,5 +1,5 @@
 //! A camera, read by a thread of its own: whole frames come out, the newest first; the camera is opened again whenever
-//! it goes away. What kind of camera it is, a [`Source`] knows.
+//! it goes away. What kind of camera it is, a `Source` knows.
 
 use super::address::Address;
 use super::raw::{self, Memory, RawFormat};

@@ -198,7 +198,7 @@ struct Lowering<'a> {
     why: HashMap<usize, String>,
 }
 
-/// Nodes that are to stay with tract, by [label], and why.
+/// Nodes that are to stay with tract, by label, and why.
 pub type Excluded = BTreeMap<String, String>;
 
 /// What a node is called in regions and reports: its name, or that of its first output.
