@@ -250,6 +250,9 @@ impl<'a> Lowering<'a> {
         if !is_default_domain(&node.domain) || node.output.first().is_none_or(|o| o.is_empty()) {
             return Ok(Err(format!("operator {} of domain {:?} has no int8 form", node.op_type, node.domain)));
         }
+        if rules::rule(node).is_some() {
+            self.settle_moved(node);
+        }
         Ok(match node.op_type.as_str() {
             "Constant" => Ok(attr(node, "value").and_then(|a| a.t.as_ref()).map(Value::Constant)),
             "QuantizeLinear" => return self.quantize(node),
@@ -272,6 +275,22 @@ impl<'a> Lowering<'a> {
                 None => Err(format!("operator {op} has no int8 form")),
             },
         })
+    }
+
+    /// Inputs that were only moved are quantized as they were before: no QuantizeLinear has to say so, and the canonical form has none there.
+    fn settle_moved(&mut self, node: &'a NodeProto) {
+        for name in inputs(node) {
+            let Some(Value::Pending(p @ Pending { base: Base::Move { x, .. }, residual: None, .. })) = self.values.get(name) else {
+                continue;
+            };
+            if p.clamp != Clamp::default() {
+                continue;
+            }
+            let (p, quant, flat) = (p.clone(), self.tensors[*x].quant, p.flat);
+            let tensor = self.emit(p, name, quant);
+            self.real_name[tensor] = Some(name);
+            self.values.insert(name, Value::Real { tensor, flat });
+        }
     }
 
     fn value(&self, node: &NodeProto, i: usize) -> Option<&Value<'a>> {
