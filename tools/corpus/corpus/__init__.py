@@ -1,0 +1,1 @@
+"""Networks without trained weights, through edge-quantize and edge-infer: see `../run`."""
