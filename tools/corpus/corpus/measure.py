@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import statistics
 import subprocess
 import tempfile
@@ -32,8 +31,15 @@ def tool(stage, command, timeout):
     if done.returncode:
         # A crash is not a refusal, and shows.
         code = "" if done.returncode in (1, 2) and "panicked" not in said else f"exit code {done.returncode}: "
-        raise Refused(stage, code + re.sub(r"\S*/", "", said.removeprefix("error: ").removeprefix("edge-quantize: ")))
-    return done.stdout, said
+        raise Refused(stage, code + without_folders(said.removeprefix("error: ").removeprefix("edge-quantize: "), command))
+    return done.stdout, without_folders(said, command)
+
+
+def without_folders(text, command):
+    """Names of files only: where they were is nobody's interest."""
+    for argument in command:
+        text = text.replace(os.path.dirname(argument) + "/", "") if "/" in argument else text
+    return text
 
 
 def dimensions(value):
@@ -215,7 +221,7 @@ def rows(a, path, shape, task, pictures, folder, temporary, row):
     target = path
     if not quantized:
         target = os.path.join(temporary, "q.onnx")
-        command = [a.edge_quantize, path, "-o", target, "--calib", folder, "--images", str(a.images), "--jobs", "1", "--json"]
+        command = [a.edge_quantize, path, "-o", target, "--calib", folder, "--images", str(a.images), "--recipe", a.recipe, "--jobs", "1", "--json"]
         if None in dims[1:] and height == width:
             command += ["--size", str(height)]
         begin = time.time()
@@ -228,21 +234,24 @@ def rows(a, path, shape, task, pictures, folder, temporary, row):
 
     out, said = tool("load", [a.edge_infer, "inspect", target, "--json", "--threads", "1"], a.timeout)
     report = json.loads(out)
-    row["said"] = re.sub(r"\S*/", "", said)
+    row["said"] = said
     row["regions"] = report["regions"]
     row["int8_macs"] = report["int8_macs"]
     row["int8_share"] = report["int8_macs"] / row["macs"] if row["macs"] else None
     row["float"] = [{k: n[k] for k in ("name", "op", "why")} | {"macs": counts.get(n["name"])} for n in report["nodes"] if n.get("why")]
     row["isa"] = report["isa"]
 
-    prepared = record(channels, height, width)
-    x = prepare(pictures[: a.compare], prepared)
-    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if nhwc else x
+    case = path.removesuffix(".onnx") + ".npz"
+    if os.path.exists(case):  # a file with an input of its own
+        x = next(v for k, v in np.load(case).items() if k.startswith("in_"))
+    else:
+        x = prepare(pictures[: a.compare], record(channels, height, width))
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if nhwc else x
     source, result = os.path.join(temporary, "x.f32"), os.path.join(temporary, "y.f32")
     x.tofile(source)
     tool("run", [a.edge_infer, "tensor", "--model", target, "--input", source, "--output", result, "--threads", "1"], a.timeout)
     plain = onnxruntime_values(target, x, False)
-    ours = np.fromfile(result, np.float32)
+    ours = np.fromfile(result, plain.dtype if os.path.getsize(result) == plain.nbytes else np.float32)
     if ours.size != plain.size:
         raise Refused("compare", f"edge-infer gives {ours.size} values, ONNX Runtime {plain.size}")
     ours = ours.reshape(plain.shape)
