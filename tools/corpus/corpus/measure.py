@@ -31,7 +31,9 @@ def tool(stage, command, timeout):
     if done.returncode:
         # A crash is not a refusal, and shows.
         code = "" if done.returncode in (1, 2) and "panicked" not in said else f"exit code {done.returncode}: "
-        raise Refused(stage, code + without_folders(said.removeprefix("error: ").removeprefix("edge-quantize: "), command))
+        # What was said before the error itself is no part of it.
+        said = said[said.rfind("\nerror: ") + 1 :].removeprefix("error: ").removeprefix("edge-quantize: ")
+        raise Refused(stage, code + without_folders(said, command))
     return done.stdout, without_folders(said, command)
 
 
@@ -95,9 +97,10 @@ def multiply_accumulates(model, shape):
         wanted -= {o.name for o in model.graph.output}
         model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(v) for v in sorted(wanted - {inputs[0].name}))
         session = onnxruntime_session(model.SerializeToString(), False)
-        kind = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
         names = [o.name for o in session.get_outputs()]
-        values = session.run(names, {inputs[0].name: np.zeros(shape, kind)})
+        wanted = session.get_inputs()[0]
+        kind = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}.get(wanted.type, np.float32)
+        values = session.run(names, {wanted.name: np.zeros(shape, kind)})
         shapes |= {n: v.shape for n, v in zip(names, values)} | {inputs[0].name: shape}
         counts |= {n.name or n.output[0]: products(n, shapes) for n in unknown}
     return {name: count for name, count in counts.items() if count is not None}
@@ -136,11 +139,20 @@ def onnxruntime_session(path, optimized, threads=1):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def feed(session, x):
+    """One input as this session's model wants it: `x` is N×C×H×W of any type."""
+    wanted = session.get_inputs()[0]
+    if len(wanted.shape) == 4 and wanted.shape[3] == x.shape[1] != wanted.shape[1]:
+        x = x.transpose(0, 2, 3, 1)
+    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+    return {wanted.name: np.ascontiguousarray(x, kinds[wanted.type])}
+
+
 def onnxruntime_values(path, x, optimized):
     """The first output for each input."""
     session = onnxruntime_session(path, optimized)
-    name, first = session.get_inputs()[0].name, session.get_outputs()[0].name
-    return np.concatenate([session.run([first], {name: x[i : i + 1]})[0] for i in range(len(x))])
+    first = session.get_outputs()[0].name
+    return np.concatenate([session.run([first], feed(session, x[i : i + 1]))[0] for i in range(len(x))])
 
 
 def timed(infer, runs):
@@ -167,22 +179,22 @@ def same_top1(task, reference, values):
     return float((reference.argmax(axis) == values.argmax(axis)).mean())
 
 
-def latency(a, path, x):
+def latency(a, path, x, size, optimized):
     """Medians of one picture on one thread, the runtimes in turns; the least of the rounds, as others only ever add time."""
     rounds = {"ours_ms": [], "onnxruntime_ms": [], "openvino_ms": []}
-    session = onnxruntime_session(path, True)
-    feed = {session.get_inputs()[0].name: x}
-    turns = {"onnxruntime_ms": lambda: session.run(None, feed)}
+    session = onnxruntime_session(path, optimized)
+    inputs = feed(session, x)
+    turns = {"onnxruntime_ms": lambda: session.run(None, inputs)}
     failed = {}
     try:
         import openvino
 
         settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
         request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-        turns["openvino_ms"] = lambda: request.infer([x])
+        turns["openvino_ms"] = lambda: request.infer(list(inputs.values()))
     except Exception as e:  # not installed, or it does not take this model: the others are still of use
         failed["openvino_error"] = str(e).strip().splitlines()[-1][:200]
-    command = [a.edge_infer, "bench", "--model", path, "--threads", "1", "--warmup", str(DISCARDED), "--runs", str(a.runs), "--json"]
+    command = [a.edge_infer, "bench", "--model", path, *size, "--threads", "1", "--warmup", str(DISCARDED), "--runs", str(a.runs), "--json"]
     for _ in range(a.rounds):
         out, _ = tool("bench", command, a.timeout)
         rounds["ours_ms"].append(json.loads(out)["results"][0]["latency_ms"]["median"])
@@ -218,12 +230,14 @@ def rows(a, path, shape, task, pictures, folder, temporary, row):
     row["operators"] = sorted({n.op_type for n in model.graph.node})
     row["outputs"] = len(model.graph.output)
 
-    target = path
-    if not quantized:
+    target, size = path, []
+    if None in dims[1:]:
+        size = ["--size", f"{height}x{width}"]
+    case = path.removesuffix(".onnx") + ".npz"  # a file with an input of its own is run as it is
+    whole = not quantized and not os.path.exists(case)
+    if whole:
         target = os.path.join(temporary, "q.onnx")
-        command = [a.edge_quantize, path, "-o", target, "--calib", folder, "--images", str(a.images), "--recipe", a.recipe, "--jobs", "1", "--json"]
-        if None in dims[1:] and height == width:
-            command += ["--size", str(height)]
+        command = [a.edge_quantize, path, "-o", target, *size, "--calib", folder, "--images", str(a.images), "--recipe", a.recipe, "--jobs", "1", "--json"]
         begin = time.time()
         out, said = tool("quantize", command, a.timeout)
         report = json.loads(out)
@@ -232,7 +246,7 @@ def rows(a, path, shape, task, pictures, folder, temporary, row):
         row["said_quantize"] = said
     del model
 
-    out, said = tool("load", [a.edge_infer, "inspect", target, "--json", "--threads", "1"], a.timeout)
+    out, said = tool("load", [a.edge_infer, "inspect", target, *size, "--json", "--threads", "1"], a.timeout)
     report = json.loads(out)
     row["said"] = said
     row["regions"] = report["regions"]
@@ -241,23 +255,28 @@ def rows(a, path, shape, task, pictures, folder, temporary, row):
     row["float"] = [{k: n[k] for k in ("name", "op", "why")} | {"macs": counts.get(n["name"])} for n in report["nodes"] if n.get("why")]
     row["isa"] = report["isa"]
 
-    case = path.removesuffix(".onnx") + ".npz"
-    if os.path.exists(case):  # a file with an input of its own
+    if os.path.exists(case):
         x = next(v for k, v in np.load(case).items() if k.startswith("in_"))
+        x = x.transpose(0, 3, 1, 2) if nhwc else x
     else:
         x = prepare(pictures[: a.compare], record(channels, height, width))
-        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if nhwc else x
+        if inputs[0].type.tensor_type.elem_type in (2, 3):  # uint8, int8
+            x = (x * 40).round().clip(-100, 100) + (100 if inputs[0].type.tensor_type.elem_type == 2 else 0)
     source, result = os.path.join(temporary, "x.f32"), os.path.join(temporary, "y.f32")
-    x.tofile(source)
-    tool("run", [a.edge_infer, "tensor", "--model", target, "--input", source, "--output", result, "--threads", "1"], a.timeout)
-    plain = onnxruntime_values(target, x, False)
-    ours = np.fromfile(result, plain.dtype if os.path.getsize(result) == plain.nbytes else np.float32)
+    np.ascontiguousarray(x, np.float32).tofile(source)
+    tool("run", [a.edge_infer, "tensor", "--model", target, *size, "--input", source, "--output", result, "--threads", "1"], a.timeout)
+    plain = np.float32(onnxruntime_values(target, x, False))
+    ours = np.fromfile(result, np.float32)
     if ours.size != plain.size:
         raise Refused("compare", f"edge-infer gives {ours.size} values, ONNX Runtime {plain.size}")
     ours = ours.reshape(plain.shape)
     if not np.isfinite(ours).all():
         raise Refused("compare", "edge-infer gives values that are not finite")
-    fast = onnxruntime_values(target, x, True)
+    try:
+        fast = np.float32(onnxruntime_values(target, x, True))
+    except Exception as e:  # its optimizer fails on some files (1.32: NHWC int8 from TFLite); without it they run
+        row["onnxruntime_error"] = str(e).strip().splitlines()[0][:200]
+        fast = plain
     model, _, _ = open_model(target)
     step = last_step(model, model.graph.output[0].name)
     del model
@@ -267,10 +286,10 @@ def rows(a, path, shape, task, pictures, folder, temporary, row):
     row["largest_difference"] = float(np.abs(np.float64(ours) - plain).max())
     row["steps"], row["steps_fast"], row["steps_between"] = steps(ours, plain), steps(ours, fast), steps(plain, fast)
     row["top1"], row["top1_fast"], row["top1_between"] = same_top1(task, plain, ours), same_top1(task, fast, ours), same_top1(task, plain, fast)
-    if not quantized:
+    if whole:
         reference = onnxruntime_values(path, x, True)
         row["sqnr_db"], row["sqnr_db_onnxruntime"] = sqnr_db(reference, ours), sqnr_db(reference, plain)
         row["top1_float"] = same_top1(task, reference, ours)
     if a.runs:
-        row |= latency(a, target, x[:1])
+        row |= latency(a, target, x[:1], size, "onnxruntime_error" not in row)
     return row

@@ -89,8 +89,6 @@ def summary(rows):
     why = collections.defaultdict(lambda: (set(), [0]))
     for r in run:
         for n in r["float"]:
-            if r["regions"] == 1 and not r["float"]:
-                continue
             networks, macs = why[n["op"], cause(n["why"])]
             networks.add(r["network"])
             macs[0] += n["macs"] or 0
