@@ -13,8 +13,6 @@ pub use pool::{Barrier, Poisoned, Pool};
 pub(crate) use program::Parts;
 pub use program::Program;
 
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::SimdLevel;
 use crate::ops::Step;
 use crate::pixels::Pixels;
 use crate::program::{Context, Memory, StepOp};
@@ -147,49 +145,11 @@ impl Executor {
     }
 }
 
-/// One thread's share of a step, with the widest plain loops that the program's processor has.
+/// One thread's share of a step.
 ///
 /// # Safety
 /// As [`StepOp::run`].
 unsafe fn run(step: &Step, cx: &Context<'_>) {
-    // SAFETY: a supported kernel's level is supported too.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        match cx.kernel.level {
-            SimdLevel::Avx512 => return run_avx512(step, cx),
-            SimdLevel::Avx2 => return run_avx2(step, cx),
-            SimdLevel::Baseline => {}
-        }
-        run_plain(step, cx)
-    }
-}
-
-/// [`run_plain`], compiled for AVX-512.
-///
-/// # Safety
-/// As [`run`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn run_avx512(step: &Step, cx: &Context<'_>) {
-    // SAFETY: the contract is the same.
-    unsafe { run_plain(step, cx) }
-}
-
-/// [`run_plain`], compiled for AVX2.
-///
-/// # Safety
-/// As [`run`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn run_avx2(step: &Step, cx: &Context<'_>) {
-    // SAFETY: the contract is the same.
-    unsafe { run_plain(step, cx) }
-}
-
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-unsafe fn run_plain(step: &Step, cx: &Context<'_>) {
     // SAFETY: the halo is the output's, and one thread's alone; the rest as promised.
     unsafe {
         if let Some(dst) = step.dst()

@@ -9,9 +9,7 @@ use crate::pixels::Pixels;
 use crate::{Error, Result};
 pub(crate) use decode::luma;
 pub use decode::{DecodeOptions, MAX_PIXELS, MAX_SIDE, Picture, check_size, decode, decode_bytes, decode_jpeg};
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{U8, U8x3};
-use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
+use edge_scale::{Scaler, Source};
 use std::path::{Path, PathBuf};
 
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pnm", "pbm"];
@@ -42,32 +40,19 @@ impl Picture {
     pub fn resized(&self, width: u32, height: u32) -> Result<Picture, String> {
         check_size(width, height)?;
         let mut data = Vec::new();
-        self.scale(&mut Resizer::new(), width, height, &mut data)?;
+        Scaler::new().scale(self.source(), width, height, &mut data)?;
         Ok(Picture { width, height, data, channels: self.channels })
     }
 
-    /// Into `out`, which takes the size it needs.
-    fn scale(&self, resizer: &mut Resizer, width: u32, height: u32, out: &mut Vec<u8>) -> Result<(), String> {
-        out.resize(width as usize * height as usize * self.channels, 0);
-        // By type, not by `Resizer::resize`: that would link every pixel format there is, 3 MB of code.
-        match self.channels {
-            1 => self.scale_typed::<U8>(resizer, width, height, out),
-            _ => self.scale_typed::<U8x3>(resizer, width, height, out),
-        }
-    }
-
-    fn scale_typed<P: PixelTrait>(&self, resizer: &mut Resizer, width: u32, height: u32, out: &mut [u8]) -> Result<(), String> {
-        let source = TypedImageRef::<P>::from_buffer(self.width, self.height, &self.data).map_err(|e| e.to_string())?;
-        let mut target = TypedImage::<P>::from_buffer(width, height, out).map_err(|e| e.to_string())?;
-        let filter = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        resizer.resize_typed(&source, &mut target, &filter).map_err(|e| e.to_string())
+    fn source(&self) -> Source<'_> {
+        Source { data: &self.data, width: self.width, height: self.height, channels: self.channels }
     }
 }
 
 /// Prepares pictures; keeps its buffers from one to the next.
 pub struct Preprocessor {
     p: Preprocess,
-    resizer: Resizer,
+    scaler: Scaler,
     resized: Vec<u8>,
     /// [`Pixels::channels`].
     channels: Vec<(usize, [f32; 256])>,
@@ -79,7 +64,7 @@ impl Preprocessor {
         validate(&p)?;
         let table = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - p.mean[c]) / p.std[c]);
         let channels = (0..p.color.channels()).map(|c| (if p.color == Color::Bgr { 2 - c } else { c }, table(c))).collect();
-        Ok(Preprocessor { p, resizer: Resizer::new(), resized: Vec::new(), channels })
+        Ok(Preprocessor { p, scaler: Scaler::new(), resized: Vec::new(), channels })
     }
 
     /// The record.
@@ -118,7 +103,7 @@ impl Preprocessor {
         if w.max(h) > MAX_SIDE {
             return Err(format!("{}×{} is too long and narrow", picture.width, picture.height));
         }
-        picture.scale(&mut self.resizer, w, h, &mut self.resized)?;
+        self.scaler.scale(picture.source(), w, h, &mut self.resized)?;
         // torchvision's CenterCrop rounds half to even.
         let middle = |full: u32, part: u32| (f64::from(full - part) / 2.0).round_ties_even() as usize;
         let (left, top) = (middle(w, self.p.width), middle(h, self.p.height));

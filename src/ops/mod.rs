@@ -61,6 +61,8 @@ pub use slice::{Extent, Slice};
 pub use space_to_depth::SpaceToDepth;
 
 use crate::graph::Shape;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::SimdLevel;
 use crate::program::{AnyBlob, Buffer, Check, Checker, Context, StepOp};
 use reference::{Inputs, Results};
 use serde::{Deserialize, Serialize};
@@ -196,13 +198,12 @@ macro_rules! steps {
                 }
             }
 
-            #[inline(always)]
             #[allow(unsafe_code)]
             unsafe fn run(&self, cx: &Context<'_>) {
                 // SAFETY: the contract is the same.
                 unsafe {
                     match self {
-                        $(Step::$name(step) => step.run(cx)),*
+                        $(Step::$name(step) => at_level(step, cx)),*
                     }
                 }
             }
@@ -265,6 +266,52 @@ steps! {
     ResizeLinear(resize::ResizeStep),
     /// Bytes → f32 NCHW target.
     Dequantize(dequantize::DequantizeStep),
+}
+
+/// One thread's share, with the widest plain loops that the program's processor has. A function for each step and level: one function of
+/// all of them takes the compiler minutes.
+///
+/// # Safety
+/// As [`StepOp::run`].
+#[allow(unsafe_code)]
+#[inline]
+unsafe fn at_level<S: StepOp>(step: &S, cx: &Context<'_>) {
+    // SAFETY: a supported kernel's level is supported too; the contract is the same.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        match cx.kernel.level {
+            SimdLevel::Avx512 => return at_avx512(step, cx),
+            SimdLevel::Avx2 => return at_avx2(step, cx),
+            SimdLevel::Baseline => {}
+        }
+        step.run(cx);
+    }
+}
+
+/// [`StepOp::run`], compiled for AVX-512.
+///
+/// # Safety
+/// As [`StepOp::run`].
+#[allow(unsafe_code)]
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn at_avx512<S: StepOp>(step: &S, cx: &Context<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { step.run(cx) }
+}
+
+/// [`StepOp::run`], compiled for AVX2.
+///
+/// # Safety
+/// As [`StepOp::run`].
+#[allow(unsafe_code)]
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn at_avx2<S: StepOp>(step: &S, cx: &Context<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { step.run(cx) }
 }
 
 impl<S: StepOp> StepOp for Box<S> {
