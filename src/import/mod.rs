@@ -6,6 +6,7 @@ pub mod lower;
 pub mod onnx;
 mod region;
 mod runtime;
+mod softmax;
 
 pub use region::Engine;
 pub use runtime::{COMPILED_EXTENSION, Imported, Wanted, compile, guarded, import};

@@ -4,6 +4,7 @@ use super::canonical::{self, Interface};
 use super::lower::{self, Excluded, Fallback, Lowered, REGION_OP};
 use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
+use super::softmax;
 use crate::exec::{self, Compiled, Executor, Program};
 use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
 use crate::pixels::Pixels;
@@ -360,7 +361,9 @@ fn plan_rest(
     model.set_input_fact(index, f32::fact(shape).into())?;
     let typed = model.into_typed()?.into_decluttered()?;
     let macs = multiply_accumulates(&typed);
-    let plan = typed.into_optimized()?.into_runnable()?;
+    let mut optimized = typed.into_optimized()?;
+    softmax::replace(&mut optimized);
+    let plan = optimized.into_runnable()?;
     let fact = plan.model().output_fact(0)?;
     let dims = fact.shape.as_concrete().ok_or_else(|| anyhow::anyhow!("the model's output has no fixed shape"))?;
     Ok((plan.clone(), dims.iter().product(), macs))

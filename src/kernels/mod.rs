@@ -26,6 +26,7 @@
 pub mod aarch64;
 pub mod depthwise;
 pub mod excess;
+pub mod lookup;
 pub mod peak;
 pub mod portable;
 pub mod reference;

@@ -47,6 +47,9 @@ pub struct WinogradKernel {
     /// Transformed weights are eight times as large; above this size, reading them costs what multiplying less gains.
     /// For one thread: several gain less time each, and share what memory delivers.
     pub max_weight_bytes: fn() -> usize,
+    /// Direct products that a core makes while one byte of weights arrives from beyond its own caches. Direct weights are an eighth, and
+    /// count as nothing.
+    pub byte_cost: fn() -> f64,
     /// Computes a product.
     ///
     /// # Safety

@@ -4,6 +4,7 @@
 use super::reference::{Inputs, Results};
 use super::{Cost, Expression, Operator, Planner, Site, Step};
 use crate::graph::{Clamp, Shape};
+use crate::kernels::lookup::look_up;
 use crate::program::{AnyBlob, Blob, Buffer, Check, Checker, Context, StepOp, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +105,7 @@ impl StepOp for LookupStep {
             for x in (0..spans.count).map(|s| s * spans.pixels) {
                 // SAFETY: rows are shared out, and both have this shape.
                 let (from, to) = unsafe { (cx.read(src, y, x, spans.bytes), cx.write(dst, y, x, spans.bytes)) };
-                to.iter_mut().zip(from).for_each(|(o, &t)| *o = table[usize::from(t)]);
+                look_up(table, from, to);
             }
         }
     }

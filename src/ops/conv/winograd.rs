@@ -65,9 +65,10 @@ pub(super) fn choose(layer: &Layer<'_>, p: &Planner<'_>) -> Option<&'static Wino
     let (tiles, depth) = (h.div_ceil(TILE) * w.div_ceil(TILE), layer.src.channels().next_multiple_of(LANES));
     let product = POINTS * depth * out.next_multiple_of(kernel.nr);
     let transforms = kernel.transform_cost[0] * depth as f64 + kernel.transform_cost[1] * out as f64;
-    let cost = tiles as f64 * (product as f64 / kernel.relative_speed + transforms);
+    let bytes = 2 * product;
+    let cost = tiles as f64 * (product as f64 / kernel.relative_speed + transforms) + bytes as f64 * (kernel.byte_cost)();
     let direct = (h * w * weights.data.len()) as f64;
-    let pays = cost < 0.9 * direct && 2 * product * p.threads <= (kernel.max_weight_bytes)();
+    let pays = cost < 0.9 * direct && bytes * p.threads <= (kernel.max_weight_bytes)();
     ((pays || p.policy == Policy::Winograd) && weights.data.chunks_exact(weights.per_out).all(|filter| is_exact(p.kernel.domain, filter)))
         .then_some(kernel)
 }
