@@ -1,4 +1,4 @@
-//! Fast, exact int8 inference of quantized ResNets.
+//! Fast, exact int8 inference of quantized convolutional networks.
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 #![deny(unsafe_code)]
@@ -9,6 +9,7 @@ pub mod bench;
 pub mod board;
 pub mod error;
 pub mod exec;
+mod files;
 pub mod graph;
 pub mod image;
 pub mod import;

@@ -17,13 +17,13 @@
 
 use super::Program;
 use super::program::Parts;
+use crate::files::open_regular;
 use crate::kernels::{self, ConvKernel};
 use crate::metadata::Metadata;
 use crate::program::StepOp;
 use crate::{Error, Result};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Fingerprint {
     /// Reads the file through, in small pieces.
     pub fn of(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = open_regular(path).map_err(io)?;
         let (mut hasher, mut bytes, mut buffer) = (crc32fast::Hasher::new(), 0, vec![0; 1 << 16]);
         loop {
             match file.read(&mut buffer).map_err(io)? {
@@ -135,7 +135,7 @@ pub fn save(path: &Path, compiled: Compiled) -> Result<()> {
 /// True if the file starts as a compiled program does.
 pub fn is_compiled(path: &Path) -> bool {
     let mut magic = [0; MAGIC.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
+    open_regular(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
 }
 
 /// Maps a compiled program, checks it, and returns it ready to run.
@@ -144,7 +144,7 @@ pub fn is_compiled(path: &Path) -> bool {
 pub fn open(path: &Path) -> Result<Compiled> {
     let invalid =
         |why: String| Error::InvalidModel(format!("{}: compiled program: {why}; compile it again from the ONNX file", path.display()));
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let file = open_regular(path).map_err(|e| Error::io(path, e))?;
     // SAFETY: nobody changes a compiled program in place (see above); a file cut short meanwhile ends the process.
     let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?);
     if map.len() < PRELUDE || map[..8] != MAGIC {

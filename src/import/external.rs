@@ -1,6 +1,7 @@
 //! Tensors whose data lies in files beside the model (ONNX "external data"), read into the model.
 
 use super::onnx::{MAX_MODEL_BYTES, ModelProto, TensorProto};
+use crate::files::{READ, regular};
 use crate::{Error, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -68,14 +69,6 @@ fn read(tensor: &mut TensorProto, folder: &Path, files: &mut HashMap<String, (Fi
     Ok(length)
 }
 
-/// Opening a FIFO or a device could wait for ever, or make it do something.
-const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-
-/// Opens a file that the user named; links are followed, but only regular files are opened.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    regular(rustix::fs::open(path, READ, Mode::empty())?)
-}
-
 /// Opens a regular file in `folder` or below, that a model named: no link leads out of the folder.
 fn open_beneath(folder: &Path, location: &Path) -> io::Result<File> {
     let folder = rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -100,18 +93,10 @@ fn walk_beneath(mut folder: OwnedFd, location: &Path) -> io::Result<File> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn regular(file: OwnedFd) -> io::Result<File> {
-    let file = File::from(file);
-    match file.metadata()?.file_type() {
-        kind if kind.is_file() => Ok(file),
-        kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::open_regular;
     use std::os::unix::fs::symlink;
 
     #[test]

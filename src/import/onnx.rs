@@ -17,7 +17,7 @@ pub const MAX_MODEL_BYTES: u64 = (2 << 30) - 1;
 
 /// Reads, decodes and validates a model file.
 pub fn load(path: &Path) -> Result<ModelProto> {
-    let file = super::external::open_regular(path).map_err(|e| Error::io(path, e))?;
+    let file = crate::files::open_regular(path).map_err(|e| Error::io(path, e))?;
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
     if length > MAX_MODEL_BYTES {
         return Err(Error::InvalidModel(format!("{} has {length} bytes, the limit is {MAX_MODEL_BYTES}", path.display())));

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
+use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::internal::DimLike;
 use tract_onnx::tract_hir::ops::expandable::expand;
 
@@ -27,6 +28,12 @@ const MAX_SIDE: usize = 4096;
 const MAX_INPUT: usize = 1 << 26;
 /// Height and width where nothing says them.
 const USUAL_SIZE: [usize; 2] = [224, 224];
+
+/// tract improves a graph patch by patch, each in time proportional to its nodes: a hostile chain of thousands takes minutes. Patches times
+/// nodes are bounded by this; a graph of a thousand nodes gets six patches for each.
+const MOST_PATCHED: usize = 6_000_000;
+/// So many patches every graph gets.
+const LEAST_PATCHES: usize = 1_500;
 
 /// What of a model is wanted, where its file leaves a choice.
 #[derive(Debug, Clone, Default)]
@@ -359,11 +366,13 @@ fn plan_rest(
     }
     let index = model.input_outlets()?.iter().position(|o| model.node(o.node).name == input).unwrap_or(0);
     model.set_input_fact(index, f32::fact(shape).into())?;
-    let typed = model.into_typed()?.into_decluttered()?;
+    let mut typed = model.into_typed()?;
+    let patches = (MOST_PATCHED / typed.nodes.len().max(1)).max(LEAST_PATCHES);
+    Optimizer::declutter().stopping_at(patches).optimize(&mut typed)?;
     let macs = multiply_accumulates(&typed);
-    let mut optimized = typed.into_optimized()?;
-    softmax::replace(&mut optimized);
-    let plan = optimized.into_runnable()?;
+    typed.optimize_with_session(&mut Optimizer::codegen().stopping_at(patches).session())?;
+    softmax::replace(&mut typed);
+    let plan = typed.into_runnable()?;
     let fact = plan.model().output_fact(0)?;
     let dims = fact.shape.as_concrete().ok_or_else(|| anyhow::anyhow!("the model's output has no fixed shape"))?;
     Ok((plan.clone(), dims.iter().product(), macs))

@@ -13,7 +13,7 @@ def load(path):
         with open(path) as f:
             for line in f:
                 row = json.loads(line)
-                rows[row["network"], row["exporter"]] = row
+                rows[row["family"], row["network"], row["exporter"]] = row
     return rows
 
 

@@ -8,14 +8,16 @@ use crate::observe::{Feed, Histogram, Range, calibrate, channels};
 use crate::onnx::{self, ModelProto};
 use crate::plan::{self, Plan};
 use crate::qdq::{self, Written};
-use crate::report::{Report, TensorReport, evaluate};
+use crate::report::{Evaluation, Report, TensorReport, evaluate, evaluate_program};
 use crate::rounding::{MAX_BYTES, Moments, Reads, Rounded, Rounding};
 use crate::scheme::{self, Affine};
 use crate::{Error, Result, fold, shaped};
+use edge_infer::model::{LoadOptions, Model};
 use ndarray::Array2;
 use prost::Message;
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::io::Write;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as Type;
 
@@ -304,6 +306,14 @@ pub fn write(p: &Prepared, plan: &Plan, measured: &Measured, options: &Options) 
     Ok((int8, written))
 }
 
+/// The written file as edge-infer runs it.
+fn program(bytes: &[u8]) -> Result<Model> {
+    let io = |e| Error::io(std::env::temp_dir(), e);
+    let mut file = tempfile::Builder::new().suffix(".onnx").tempfile().map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    Model::load(file.path(), &LoadOptions::default())
+}
+
 /// Quantizes a model read by [`crate::input`], for inputs of `shape` (1×C×H×W). Returns the encoded file and the report.
 pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: &Options, progress: Progress) -> Result<(Vec<u8>, Report)> {
     let start = std::time::Instant::now();
@@ -326,7 +336,11 @@ pub fn quantize(model: &ModelProto, shape: &[usize], inputs: &Inputs, options: &
     let dequantized: Vec<String> = tensors.iter().map(|t| written.dequantized[t].clone()).collect();
     let (float, int8) = (Runner::new(&p.model, shape, tensors)?, Runner::new(&int8, shape, &dequantized)?);
     let tick = progress("measuring", held.len());
-    let (evaluation, sqnr) = evaluate(&float, &int8, skip, tensors.len(), inputs, &held, &tick)?;
+    let (simulated, sqnr) = evaluate(&float, &int8, skip, tensors.len(), inputs, &held, &tick)?;
+    let evaluation = match program(&bytes) {
+        Ok(mut model) => evaluate_program(&float, &mut model, inputs, &held, &*progress("running", held.len()))?,
+        Err(why) => Evaluation { simulated: Some(why.to_string()), ..simulated },
+    };
     let tensors = tensors.iter().zip(sqnr).map(|(t, sqnr_db)| {
         let (parameters, range) = measured.params[t];
         TensorReport { tensor: t.clone(), range, parameters, sqnr_db, histogram: measured.histograms.get(t).map(Into::into) }

@@ -10,6 +10,7 @@ use crate::qdq::LayerReport;
 use crate::scheme::{Affine, sqnr_db};
 use crate::sensitivity::LayerCost;
 use crate::{Error, Result};
+use edge_infer::model::Model;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::fmt;
@@ -66,6 +67,8 @@ pub struct Evaluation {
     pub logit_sqnr_db: f64,
     /// Inputs whose class changed.
     pub changes: Vec<Change>,
+    /// Why these are figures of a float simulation: edge-infer does not run the model. Otherwise they are of its integers.
+    pub simulated: Option<String>,
 }
 
 /// Everything `edge-quantize` did.
@@ -151,8 +154,37 @@ pub fn evaluate(
         top1_agreement: agreed as f64 / images.len().max(1) as f64,
         logit_sqnr_db: db(&total[0]),
         changes,
+        simulated: None,
     };
     Ok((evaluation, total[skip..].iter().map(db).collect()))
+}
+
+/// Compares the first output of the float network with what edge-infer makes of the int8 file.
+pub fn evaluate_program(float: &Runner, int8: &mut Model, inputs: &Inputs, images: &[usize], tick: &dyn Fn()) -> Result<Evaluation> {
+    let (mut changes, mut signal, mut noise) = (Vec::new(), 0.0, 0.0);
+    for &i in images {
+        let input = inputs.load(i)?;
+        let mut want = Vec::new();
+        float.run(&input, |t, _, v| {
+            if t == 0 {
+                want = v.to_vec();
+            }
+        })?;
+        let got = int8.run(&input)?;
+        if got.len() != want.len() {
+            return Err(Error::Tract("float and int8 outputs differ in size".into()));
+        }
+        for (&w, &g) in want.iter().zip(got) {
+            signal += f64::from(w).powi(2);
+            noise += (f64::from(w) - f64::from(g)).powi(2);
+        }
+        let (a, b) = (argmax(&want), argmax(got));
+        changes.extend((a != b).then(|| Change { input: inputs.name(i), float: a, int8: b }));
+        tick();
+    }
+    let agreed = images.len() - changes.len();
+    let top1_agreement = agreed as f64 / images.len().max(1) as f64;
+    Ok(Evaluation { images: images.len(), top1_agreement, logit_sqnr_db: sqnr_db(signal, noise), changes, simulated: None })
 }
 
 /// Position of the largest value, the first of equals.
@@ -200,6 +232,9 @@ impl fmt::Display for Report {
         let e = &self.evaluation;
         writeln!(f, "top-1 agreement    {:.2} % on {} held-back images", e.top1_agreement * 100.0, e.images)?;
         writeln!(f, "logit SQNR         {:.1} dB", e.logit_sqnr_db)?;
+        if let Some(why) = &e.simulated {
+            writeln!(f, "                   both simulated in float: edge-infer does not run the model: {why}")?;
+        }
         write!(f, "time               {:.1} s, {} calibration images", self.seconds, self.calibration_images)
     }
 }
