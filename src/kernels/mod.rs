@@ -37,7 +37,7 @@ pub mod x86;
 use serde::{Deserialize, Serialize};
 
 /// Most output pixels in any kernel's register tile.
-pub const MAX_MR: usize = 16;
+pub const MAX_MR: usize = 32;
 /// Most output channels in any kernel's register tile.
 pub const MAX_NR: usize = 64;
 /// Bytes after every tensor that a kernel may read, and ignore.
@@ -193,10 +193,14 @@ pub struct ConvKernel {
     pub nr: usize,
     /// Input bytes per step.
     pub kr: usize,
+    /// Of these, so many of a channel lie together, then as many of the next; `kr` where a step is not divided.
+    pub lane: usize,
     /// Steps whose weights lie together, channel by channel: `[unroll][kr]` each. What remains of a run lies step by step.
     pub unroll: usize,
     /// It can add products in 16 bits, two by two, if weights come with their [`excess`].
     pub pairs: bool,
+    /// Takes the layers that would not fill this one's tiles.
+    pub small: Option<Small>,
     /// The product for Winograd convolution, where that can pay.
     pub winograd: Option<winograd::WinogradKernel>,
     /// True where this processor can run it.
@@ -211,9 +215,32 @@ pub struct ConvKernel {
     pub run: unsafe fn(&TileArgs<'_>),
 }
 
+/// A kernel for the layers that another one's tiles are too large for. It reads bytes in the same way, and runs wherever that one does.
+#[derive(Debug, Clone, Copy)]
+pub struct Small {
+    /// The kernel.
+    pub kernel: &'static ConvKernel,
+    /// Cycles of a tile and of each of its steps: of the other one, of this one.
+    pub costs: [[usize; 2]; 2],
+}
+
+impl ConvKernel {
+    /// [`Small`], if it takes less time for so many pixels and runs of so many bytes.
+    pub fn smaller(&self, pixels: usize, run_lens: &[usize]) -> Option<&'static ConvKernel> {
+        let small = self.small?;
+        let cost = |k: &ConvKernel, [tile, step]: [usize; 2]| {
+            pixels.div_ceil(k.mr) * (tile + step * run_lens.iter().map(|l| l.div_ceil(k.kr)).sum::<usize>())
+        };
+        // What is about as fast is better done without the largest registers.
+        (4 * cost(small.kernel, small.costs[1]) < 5 * cost(self, small.costs[0])).then_some(small.kernel)
+    }
+}
+
 /// Every kernel compiled into this program, best first. Tests, benches and dispatch all walk this list.
 pub fn registry() -> &'static [ConvKernel] {
     static KERNELS: &[ConvKernel] = &[
+        #[cfg(target_arch = "x86_64")]
+        x86::AMX,
         #[cfg(target_arch = "x86_64")]
         x86::VNNI512,
         #[cfg(target_arch = "x86_64")]
@@ -259,12 +286,13 @@ pub fn pack_weights(kernel: &ConvKernel, out_channels: usize, run_lens: &[usize]
             let mut step = 0;
             while step < steps {
                 let together = if step + unroll <= steps { unroll } else { 1 };
+                let lane = if kernel.lane < kr { kernel.lane } else { together * kr };
                 for j in 0..nr {
                     let out = block * nr + j;
                     for k in 0..together * kr {
                         let byte = step * kr + k;
                         if out < out_channels && byte < len {
-                            packed[at + j * together * kr + k] = weight(out, run, byte);
+                            packed[at + k / lane * nr * lane + j * lane + k % lane] = weight(out, run, byte);
                         }
                     }
                 }

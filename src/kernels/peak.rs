@@ -31,6 +31,7 @@ pub fn gmacs_per_second(isa: &str, time: Duration) -> Option<f64> {
 #[cfg(target_arch = "x86_64")]
 fn burst(isa: &str) -> Option<Burst> {
     match isa {
+        "amx" => Some((super::x86::amx::peak, 4 * 16 * 16 * 64)),
         "avx512vnni" => Some((x86::vnni512, 24 * 64)),
         "avxvnni" => Some((x86::vnni256, 12 * 32)),
         "avx2" => Some((x86::avx2, 12 * 32)),

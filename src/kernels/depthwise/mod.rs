@@ -179,6 +179,8 @@ pub struct DepthwiseArgs<'a> {
 pub fn registry() -> &'static [DepthwiseKernel] {
     static KERNELS: &[DepthwiseKernel] = &[
         #[cfg(target_arch = "x86_64")]
+        super::x86::AMX_DEPTHWISE,
+        #[cfg(target_arch = "x86_64")]
         super::x86::VNNI512_DEPTHWISE,
         #[cfg(target_arch = "x86_64")]
         super::x86::VNNI256_DEPTHWISE,

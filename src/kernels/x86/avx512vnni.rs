@@ -15,8 +15,10 @@ pub const VNNI512: ConvKernel = ConvKernel {
     mr: 14,
     nr: 32,
     kr: 4,
+    lane: 4,
     unroll: 1,
     pairs: false,
+    small: None,
     winograd: Some(AVX512VNNI_WINOGRAD),
     supported: || {
         is_x86_feature_detected!("avx512f")

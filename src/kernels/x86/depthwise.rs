@@ -18,6 +18,10 @@ pub const VNNI512_DEPTHWISE: DepthwiseKernel = DepthwiseKernel {
     ..VNNI256_DEPTHWISE
 };
 
+/// The same, beside matrix products: AMX has none for one filter per channel.
+pub const AMX_DEPTHWISE: DepthwiseKernel =
+    DepthwiseKernel { name: "amx-depthwise-c64", isa: "amx", supported: super::amx::supported, ..VNNI512_DEPTHWISE };
+
 /// VPDPBUSD, 32 channels or 16.
 pub const VNNI256_DEPTHWISE: DepthwiseKernel = DepthwiseKernel {
     name: "avxvnni-depthwise-c32",

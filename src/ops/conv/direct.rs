@@ -59,6 +59,8 @@ pub(crate) struct DirectConv {
     pub requant: Requant,
     /// Blocks of channels that are computed for a tile of pixels before the next tile; tiles run before further blocks.
     pub blocks_per_tile: usize,
+    /// The program's kernel leaves this to [`ConvKernel::small`].
+    pub small: bool,
 }
 
 /// What a kernel reads of a pixel, if it is copied together first: a stem's seven pieces of 21 bytes are one run of 147.
@@ -114,14 +116,14 @@ fn join(runs: &[Run], len: usize, kr: usize) -> (Vec<Run>, Option<Gather>) {
 /// Emits the step of a layer.
 pub(super) fn plan(layer: &Layer<'_>, site: &Site<'_>, p: &mut Planner<'_>) -> crate::Result<()> {
     let (step, cost) = build(layer, site, p)?;
-    let name = p.kernel.name;
+    let name = step.kernel(p.kernel).name;
     p.emit(site, Step::Conv(Box::new(step)), name, cost);
     Ok(())
 }
 
 /// The step of a layer, and what it costs.
 pub(super) fn build(layer: &Layer<'_>, site: &Site<'_>, p: &Planner<'_>) -> crate::Result<(DirectConv, Cost)> {
-    let (kernel, conv, src, dst) = (p.kernel, layer.conv, layer.src, layer.dst);
+    let (conv, src, dst) = (layer.conv, layer.src, layer.dst);
     let (weights, window, groups, [kh, kw]) = (&*conv.weights, &conv.window, conv.groups, conv.window.kernel);
     let channels = src.channels() / groups;
     let out_per_group = weights.out / groups;
@@ -131,6 +133,10 @@ pub(super) fn build(layer: &Layer<'_>, site: &Site<'_>, p: &Planner<'_>) -> crat
     let run_len = taps_per_run * channels;
     // Where a row of weights holds two kernels, the same inputs are read twice.
     let kernels = weights.per_out / (channels * kh * kw);
+    let short = kernels * kh * runs_x > 1 && run_len < LONG_RUN && kernels * kh * runs_x * run_len <= GATHERED_BYTES;
+    let lens = if short { vec![kernels * kh * runs_x * run_len] } else { vec![run_len; kernels * kh * runs_x] };
+    let small = p.kernel.smaller(dst.shape[0] * dst.shape[1], &lens);
+    let kernel = small.unwrap_or(p.kernel);
     let runs: Vec<Run> = (0..kernels * kh)
         .flat_map(|row| (0..runs_x).map(move |kx| (row % kh, kx)))
         .map(|(ky, kx)| Run {
@@ -138,8 +144,8 @@ pub(super) fn build(layer: &Layer<'_>, site: &Site<'_>, p: &Planner<'_>) -> crat
             steps: run_len.div_ceil(kernel.kr),
         })
         .collect();
-    let short = runs.len() > 1 && run_len < LONG_RUN && runs.len() * run_len <= GATHERED_BYTES;
-    let worth = kernel.unroll > 1 && groups == 1 && out_per_group >= 2 * kernel.nr;
+    // A step of a whole line of bytes is wasted on short pieces. Other kernels gain where several blocks of channels read them.
+    let worth = groups == 1 && (kernel.kr >= LONG_RUN || kernel.unroll > 1 && out_per_group >= 2 * kernel.nr);
     let (runs, gather) = if short && worth { join(&runs, run_len, kernel.kr) } else { (runs, None) };
     let pieces = gather.as_ref().map_or(1, |g| g.pieces.len());
     let run_lens = vec![pieces * run_len; runs.len()];
@@ -182,6 +188,7 @@ pub(super) fn build(layer: &Layer<'_>, site: &Site<'_>, p: &Planner<'_>) -> crat
         bias: bias.into(),
         mult: mult.into(),
         requant: layer.requant,
+        small: small.is_some(),
     };
     Ok((step, Cost { macs: layer.macs, weight_bytes }))
 }
@@ -194,19 +201,25 @@ impl DirectConv {
             + (x * self.stride[1] + self.src.halo[1] - self.pad[1]) * self.src.pixel
     }
 
+    /// The kernel that runs it, in a program of this one.
+    pub fn kernel<'k>(&self, program: &'k ConvKernel) -> &'k ConvKernel {
+        program.small.filter(|_| self.small).map_or(program, |s| s.kernel)
+    }
+
     /// Blocks of channels of a group.
     fn blocks(&self, kernel: &ConvKernel) -> usize {
         (self.dst.channels() / self.groups).div_ceil(kernel.nr)
     }
 
     /// Tiles of `pixels` pixels, times blocks of channels.
-    pub fn units(&self, kernel: &ConvKernel, pixels: usize) -> usize {
+    pub fn units(&self, program: &ConvKernel, pixels: usize) -> usize {
+        let kernel = self.kernel(program);
         pixels.div_ceil(kernel.mr) * self.blocks(kernel) * self.groups
     }
 
     /// All but where it writes.
     pub fn check_reads(&self, checker: &Checker<'_>) -> Check {
-        let ([h, w, out], channels, kernel) = (self.dst.shape, self.src.channels(), checker.kernel);
+        let ([h, w, out], channels, kernel) = (self.dst.shape, self.src.channels(), self.kernel(checker.kernel));
         let divided = self.groups > 0 && channels.is_multiple_of(self.groups) && out.is_multiple_of(self.groups);
         ensure(divided, "its groups do not divide the channels")?;
         ensure(self.stride.iter().all(|&s| s <= MAX_DIM), "its stride is out of range")?;
@@ -351,7 +364,7 @@ unsafe fn gather_rows(gather: &Gather, args: &mut TileArgs<'_>, scratch: *mut u8
 /// As [`StepOp::run`]; the units are this thread's alone, and what they write is there.
 #[inline(never)]
 pub(super) unsafe fn run_units(
-    kernel: &ConvKernel,
+    program: &ConvKernel,
     conv: &DirectConv,
     memory: &Memory,
     origin: *mut u8,
@@ -361,6 +374,7 @@ pub(super) unsafe fn run_units(
     if units.is_empty() {
         return;
     }
+    let kernel = conv.kernel(program);
     let out_per_group = conv.dst.channels() / conv.groups;
     let in_per_group = conv.src.channels() / conv.groups;
     let blocks = conv.blocks(kernel);

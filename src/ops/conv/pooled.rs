@@ -60,7 +60,7 @@ pub(crate) fn plan(conv: &Node, pool: &Node, p: &mut Planner<'_>) -> crate::Resu
     let name = format!("{} + {}", conv.name, pool.name);
     let outer = Site { name: &name, output: pool.output, ..inner };
     let step = PooledConv { conv: step, window: *window, dst: p.buffers[outer.out()?] };
-    let kernel = p.kernel.name;
+    let kernel = step.conv.kernel(p.kernel).name;
     p.emit(&outer, Step::PooledConv(Box::new(step)), kernel, cost);
     if let Some(info) = p.info.last_mut() {
         info.op = format!("{}+{}", inner.op, pool.op.name());
