@@ -88,10 +88,10 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// `v` is in output steps, without the zero point.
+    /// `v` is in output steps, without the zero point. What is no number, as a negative one's logarithm, becomes the smallest value.
     pub fn push(&mut self, v: f32, exact: f64) {
         let q = f64::from(v.round_ties_even()) + f64::from(self.quant.zero_point);
-        self.value.q.push(q.clamp(self.lo, self.hi) as i64);
+        self.value.q.push(if q.is_nan() { self.lo } else { q.clamp(self.lo, self.hi) } as i64);
         self.value.exact.push(exact + f64::from(self.quant.zero_point));
     }
 
