@@ -5,6 +5,7 @@
 // Kernels index several arrays in step: iterators would hide that, and what the compiler vectorizes.
 #![allow(clippy::needless_range_loop)]
 
+pub mod answer;
 pub mod bench;
 pub mod board;
 pub mod error;
@@ -23,6 +24,8 @@ pub mod plan;
 pub mod program;
 pub mod report;
 pub mod source;
+pub mod task;
 pub mod text;
+pub mod view;
 
 pub use error::{Error, Result};

@@ -5,16 +5,23 @@
 //! |---|---|
 //! | `edge_infer.preprocess` | [`Preprocess`] as JSON |
 //! | `edge_infer.labels` | JSON array of class names, index = class |
+//! | `edge_infer.task` | [`Task`] as JSON |
+//! | `edge_infer.outputs` | JSON array of the names of the outputs that are computed |
 
+use crate::task::Task;
 use serde::{Deserialize, Serialize};
 
 /// `metadata_props` key of the preprocessing record.
 pub const PREPROCESS_KEY: &str = "edge_infer.preprocess";
 /// `metadata_props` key of the class names.
 pub const LABELS_KEY: &str = "edge_infer.labels";
+/// `metadata_props` key of what the network is for.
+pub const TASK_KEY: &str = "edge_infer.task";
+/// `metadata_props` key of the outputs that are computed.
+pub const OUTPUTS_KEY: &str = "edge_infer.outputs";
 
 /// How a picture becomes the network's input tensor (1×C×H×W, f32):
-/// decode → resize → centre crop → `(value / 255 − mean) / std` per channel.
+/// decode → resize → centre crop or margin → `(value / 255 − mean) / std` per channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
@@ -44,6 +51,19 @@ pub enum Resize {
     Stretch,
     /// Scale the shorter side to this many pixels, then crop width × height from the centre.
     ShortSide(u32),
+    /// Scale to fit into width × height, and fill the rest: detectors see the whole picture in its proportions.
+    Letterbox {
+        /// Value of the margin's bytes; YOLO's tools take 114.
+        #[serde(default = "grey")]
+        fill: u8,
+        /// The picture lies in the upper left corner (YOLOX), not in the middle.
+        #[serde(default)]
+        corner: bool,
+    },
+}
+
+fn grey() -> u8 {
+    114
 }
 
 /// Channel order of the input tensor.
@@ -75,4 +95,10 @@ pub struct Metadata {
     pub preprocess: Option<Preprocess>,
     /// Class names, empty where the file has none.
     pub labels: Vec<String>,
+    /// What the network is for, where the file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// Names of the outputs that are computed; empty: those that the task needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
 }

@@ -7,6 +7,7 @@ use crate::metadata::Metadata;
 use crate::pixels::Pixels;
 use crate::plan::Policy;
 use crate::report::{NodeReport, Report};
+use crate::task::{Output, Task};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,13 +27,15 @@ pub struct LoadOptions {
     pub policy: Policy,
     /// Height and width of the picture, where the file leaves them open; by default those of its metadata, or 224.
     pub size: Option<[usize; 2]>,
-    /// Name of the output to compute; `None`: the first.
-    pub output: Option<String>,
+    /// Names of the outputs to compute; none: those that the file names, else all of a detector, else the first.
+    pub outputs: Vec<String>,
+    /// What the network is for; `None`: what the file says.
+    pub task: Option<Task>,
 }
 
 impl LoadOptions {
     fn wanted(&self) -> Wanted {
-        Wanted { size: self.size, output: self.output.clone() }
+        Wanted { size: self.size, outputs: self.outputs.clone(), task: self.task.clone() }
     }
 }
 
@@ -69,6 +72,7 @@ pub struct Model {
     path: PathBuf,
     kernel: &'static ConvKernel,
     pool: Arc<Pool>,
+    task: Option<Task>,
     imported: Imported,
 }
 
@@ -84,7 +88,10 @@ impl Model {
             Some(isa) if isa != kernel.isa => {
                 Err(Error::Usage(format!("{} is compiled for {}, not for {isa}; give the ONNX file", path.display(), kernel.isa)))
             }
-            _ => Ok(Model { path: path.to_owned(), kernel, pool: engine.pool, imported }),
+            _ => {
+                let task = options.task.clone().or_else(|| imported.metadata.task.clone());
+                Ok(Model { path: path.to_owned(), kernel, pool: engine.pool, task, imported })
+            }
         }
     }
 
@@ -98,14 +105,19 @@ impl Model {
         &self.imported.input_shape
     }
 
-    /// Number of logits.
-    pub fn output_len(&self) -> usize {
-        self.imported.output_len
+    /// What the network is for, where [`LoadOptions`] or the file say so; [`answer::guess`](crate::answer::guess) knows more.
+    pub fn task(&self) -> Option<&Task> {
+        self.task.as_ref()
     }
 
-    /// Name of the output that is computed, and of all that the file has; none for a compiled program.
-    pub fn outputs(&self) -> (&str, &[String]) {
-        (&self.imported.output, &self.imported.outputs)
+    /// Number of logits: values of the first output that is computed, 0 where that depends on the picture.
+    pub fn output_len(&self) -> usize {
+        self.imported.computed[0].shape.iter().product()
+    }
+
+    /// The outputs that are computed, and the names of all that the file has; none for a compiled program.
+    pub fn outputs(&self) -> (&[Output], &[String]) {
+        (&self.imported.computed, &self.imported.outputs)
     }
 
     /// Threads that run the integer kernels.
@@ -118,20 +130,30 @@ impl Model {
         self.kernel.isa
     }
 
-    /// One inference: NCHW f32 values in, logits out.
+    /// One inference: NCHW f32 values in, logits (the first output) out.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
+        self.run_all(input).map(|outputs| &outputs[0][..])
+    }
+
+    /// As [`Model::run`], with the values of every output that is computed, in the order of [`Model::outputs`].
+    pub fn run_all(&mut self, input: &[f32]) -> Result<&[Vec<f32>]> {
         self.imported.run(input)
     }
 
     /// As [`Model::run`], from a prepared picture: the same logits as of its values, without making a tensor of them.
     pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[f32]> {
+        self.run_pixels_all(pixels).map(|outputs| &outputs[0][..])
+    }
+
+    /// As [`Model::run_pixels`], with the values of every output that is computed.
+    pub fn run_pixels_all(&mut self, pixels: &Pixels<'_>) -> Result<&[Vec<f32>]> {
         self.imported.run_pixels(pixels)
     }
 
     /// As [`Model::run`]; `times` receives the time of each step of the int8 program, in the order of [`Model::report`]'s
     /// int8 nodes. Empty where tract runs a part of the model.
     pub fn run_profiled(&mut self, input: &[f32], times: &mut Vec<Duration>) -> Result<&[f32]> {
-        self.imported.run_profiled(input, times)
+        self.imported.run_profiled(input, times).map(|outputs| &outputs[0][..])
     }
 
     /// What runs where.

@@ -93,7 +93,7 @@ fn refusals_name_the_node_and_the_way_out() {
     let text = canonicalize(&mut model, &Interface::default()).unwrap_err().to_string();
     assert!(text.contains(&format!("export with opset {NEWEST} or older")), "{text}");
     let mut model = onnx::load(&path).unwrap();
-    let interface = Interface { output: Some("other".into()), ..Default::default() };
+    let interface = Interface { outputs: vec!["other".into()], ..Default::default() };
     let text = canonicalize(&mut model, &interface).unwrap_err().to_string();
     assert!(text.contains("no output `other`"), "{text}");
     let interface = Interface { size: Some([7, 9]), ..Default::default() };

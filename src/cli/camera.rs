@@ -1,11 +1,12 @@
-//! The default command with `--camera` or `--frames`: frames in, a label per frame out.
+//! The default command with `--camera` or `--frames`: frames in, an answer per frame out.
 
-use super::classify::{Class, ClassifyArgs, milliseconds, top};
+use super::classify::{ClassifyArgs, milliseconds, reader};
 use super::rate::Lines;
 use super::{RunArgs, guard, new_file_in, preprocess};
 use anyhow::Context;
 use clap::Args;
 use edge_infer::Error;
+use edge_infer::answer::Answer;
 use edge_infer::image::Preprocessor;
 use edge_infer::metadata::Preprocess;
 use edge_infer::source::address::Address;
@@ -79,16 +80,17 @@ pub fn open(address: &Address, options: &CameraOptions, notice: impl Fn(Notice) 
     })
 }
 
-/// One classified frame.
+/// One frame's line of JSON.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct Line<'a> {
     sequence: u32,
     /// Capture time on the sender's clock, extended over its wrap-around.
     timestamp_us: u64,
     width: u16,
     height: u16,
     format: &'static str,
-    top: Vec<Class>,
+    #[serde(flatten)]
+    answer: Answer,
     /// Decode, resize, normalise.
     prepare_ms: f64,
     /// Inference alone.
@@ -146,7 +148,7 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, camera: &CameraAr
     let mut model = run.load(&args.model, &args.choice)?;
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
-    let labels = model.metadata().labels.clone();
+    let mut reader = reader(args, &mut model, &mut preprocessor)?;
     let options = camera.options(preprocessor.record(), !live || args.every_frame)?;
     let camera = open(address, &options, say(address, live))?;
 
@@ -162,7 +164,10 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, camera: &CameraAr
         };
         let start = Instant::now();
         let picture = guard(|| pixels::decode(&frame.as_wire(), preprocessor.record()));
-        let prepared = match picture.and_then(|picture| guard(|| preprocessor.pixels(&picture))) {
+        let prepared = match picture.and_then(|picture| {
+            let view = preprocessor.view(picture.width, picture.height);
+            guard(|| preprocessor.pixels(&picture)).map(|pixels| (pixels, view))
+        }) {
             Ok(prepared) => prepared,
             Err(reason) => {
                 undecodable += 1;
@@ -174,14 +179,15 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, camera: &CameraAr
         };
         let prepare_ms = milliseconds(start);
         let start = Instant::now();
-        let logits = model.run_pixels(&prepared)?;
+        let (pixels, view) = prepared;
+        let outputs = model.run_pixels_all(&pixels)?;
         let latency_ms = milliseconds(start);
         let age_ms = milliseconds(frame.captured);
         done += 1;
         total_ms += latency_ms;
         ages.add(age_ms);
-        let top = top(logits, args.top as usize, &labels);
-        let saved = args.save.as_ref().and_then(|folder| match save(folder, &frame, &top) {
+        let answer = reader.read(outputs, &view, args.top as usize)?;
+        let saved = args.save.as_ref().and_then(|folder| match save(folder, &frame, &answer) {
             Ok(path) => Some(path.display().to_string()),
             // A full disk must not end a camera's labels.
             Err(e) => {
@@ -192,21 +198,21 @@ pub fn run(address: &Address, live: bool, args: &ClassifyArgs, camera: &CameraAr
                 None
             }
         });
-        let answer = Answer {
+        let line = Line {
             sequence: frame.info.sequence,
             timestamp_us: frame.timestamp_us,
             width: frame.info.width,
             height: frame.info.height,
             format: frame.info.format.name(),
-            top,
+            answer,
             prepare_ms,
             latency_ms,
             capture_to_label_ms: live.then_some(age_ms),
             link: live.then(|| Seen::new(&camera.statistics())),
             saved,
-            logits: args.logits.then_some(logits),
+            logits: args.logits.then_some(&outputs[0]),
         };
-        print(&mut out, &answer, args.json)?;
+        print(&mut out, &line, args.json)?;
         camera.recycle(frame.payload);
     }
 
@@ -296,8 +302,8 @@ fn file_name_part(label: &str) -> String {
 }
 
 /// Writes a frame, whole or not at all: a JPEG file as it came, pixels as PNG.
-fn save(folder: &Path, frame: &CameraFrame, top: &[Class]) -> anyhow::Result<PathBuf> {
-    let label = file_name_part(top.first().map_or("none", |c| c.label.as_str()));
+fn save(folder: &Path, frame: &CameraFrame, answer: &Answer) -> anyhow::Result<PathBuf> {
+    let label = file_name_part(answer.best().map_or("none", |(label, _)| label));
     let (bytes, extension) = pixels::to_file(&frame.as_wire()).map_err(anyhow::Error::msg)?;
     // The sequence begins anew with the sender; time does not.
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis());
@@ -308,14 +314,18 @@ fn save(folder: &Path, frame: &CameraFrame, top: &[Class]) -> anyhow::Result<Pat
     Ok(path)
 }
 
-fn print(out: &mut impl Write, answer: &Answer, json: bool) -> std::io::Result<()> {
+fn print(out: &mut impl Write, line: &Line, json: bool) -> std::io::Result<()> {
     if json {
-        serde_json::to_writer(&mut *out, answer)?;
+        serde_json::to_writer(&mut *out, line)?;
         return writeln!(out);
     }
-    let seconds = answer.timestamp_us as f64 / 1e6;
-    let best = answer.top.first().map_or(String::new(), |c| format!("{} {:.2} %", c.label, 100.0 * c.probability));
-    writeln!(out, "{:6} {seconds:12.6} s  {best}  {:.2} ms", answer.sequence, answer.latency_ms)
+    let seconds = line.timestamp_us as f64 / 1e6;
+    let best = line.answer.best().map_or(String::new(), |(label, score)| format!("{label} {:.2} %", 100.0 * score));
+    let more = match &line.answer {
+        Answer::Boxes { boxes } if boxes.len() > 1 => format!(" and {} more", boxes.len() - 1),
+        _ => String::new(),
+    };
+    writeln!(out, "{:6} {seconds:12.6} s  {best}{more}  {:.2} ms", line.sequence, line.latency_ms)
 }
 
 #[cfg(test)]

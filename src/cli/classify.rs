@@ -1,8 +1,11 @@
-//! The default command: pictures in, labels out.
+//! The default command: pictures in, answers out.
 
-use super::{ChoiceArgs, RunArgs, camera, label, preprocess, progress};
+use super::answer::{self, AnswerArgs, Drawings};
+use super::{ChoiceArgs, RunArgs, camera, preprocess, progress};
 use clap::Args;
-use edge_infer::image::{self, Preprocessor};
+use edge_infer::Error;
+use edge_infer::answer::{Answer, Reader};
+use edge_infer::image::{self, Picture, Preprocessor};
 use edge_infer::model::Model;
 use edge_infer::source::address::Address;
 use serde::Serialize;
@@ -20,6 +23,14 @@ pub struct ClassifyArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub choice: ChoiceArgs,
+    #[command(flatten)]
+    pub answer: AnswerArgs,
+    /// Named pictures to compare vectors with; a folder in it names what it holds. Of networks that embed.
+    #[arg(long, value_name = "DIR")]
+    pub gallery: Option<PathBuf>,
+    /// Write each picture with its boxes or its class map drawn on it to this folder, as NAME.png.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["frames", "camera"])]
+    annotate: Option<PathBuf>,
     /// Pictures, or folders of pictures: PNG, JPEG, BMP, PNM.
     #[arg(short, long, num_args = 1.., value_name = "PATH", required_unless_present_any = ["frames", "camera"])]
     image: Vec<PathBuf>,
@@ -40,7 +51,7 @@ pub struct ClassifyArgs {
     /// Save every classified frame in this folder, as MILLISECONDS-SEQUENCE-LABEL.jpg or .png (time since 1970).
     #[arg(long, value_name = "DIR", conflicts_with = "image")]
     pub save: Option<PathBuf>,
-    /// How many classes to print.
+    /// How many classes to print, or names of a gallery.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
     /// One JSON object per picture or frame and line.
@@ -51,24 +62,18 @@ pub struct ClassifyArgs {
     pub logits: bool,
 }
 
-/// One classified picture.
+/// One picture's line of JSON.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct Line<'a> {
     image: String,
-    top: Vec<Class>,
+    #[serde(flatten)]
+    answer: Answer,
     /// Decode, resize, normalise.
     prepare_ms: f64,
     /// Inference alone.
     latency_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'a [f32]>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Class {
-    pub index: usize,
-    pub label: String,
-    pub probability: f32,
 }
 
 pub fn run(args: &ClassifyArgs, camera_options: &camera::CameraArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -84,25 +89,32 @@ pub fn run(args: &ClassifyArgs, camera_options: &camera::CameraArgs, run: &RunAr
     let mut model = run.load(&args.model, &args.choice)?;
     let load_ms = milliseconds(start);
     let mut preprocessor = Preprocessor::new(preprocess(&model, &args.model)?)?;
-    let labels = model.metadata().labels.clone();
+    let mut reader = reader(args, &mut model, &mut preprocessor)?;
+    let mut drawings = args.annotate.as_deref().map(Drawings::new).transpose()?;
 
     let bar = progress(pictures.len(), "pictures");
     let mut out = std::io::stdout().lock();
     let (mut done, mut failed, mut total_ms) = (0u32, 0u32, 0.0);
     for path in &pictures {
         bar.inc(1);
-        match one(&mut model, &mut preprocessor, path) {
-            Ok((prepare_ms, latency_ms, logits)) => {
+        let answered = one(&mut model, &mut preprocessor, path).and_then(|run| {
+            let view = preprocessor.view(run.picture.width, run.picture.height);
+            let answer = reader.read(run.outputs, &view, args.top as usize)?;
+            drawings.as_mut().map_or(Ok(()), |d| d.save(path, &run.picture, &answer))?;
+            Ok((run, answer))
+        });
+        match answered {
+            Ok((run, answer)) => {
                 done += 1;
-                total_ms += latency_ms;
-                let answer = Answer {
+                total_ms += run.latency_ms;
+                let line = Line {
                     image: path.display().to_string(),
-                    top: top(logits, args.top as usize, &labels),
-                    prepare_ms,
-                    latency_ms,
-                    logits: args.logits.then_some(logits),
+                    answer,
+                    prepare_ms: run.prepare_ms,
+                    latency_ms: run.latency_ms,
+                    logits: args.logits.then_some(&run.outputs[0]),
                 };
-                bar.suspend(|| print(&mut out, &answer, args.json))?;
+                bar.suspend(|| print(&mut out, &line, args.json))?;
             }
             // One bad picture must not lose the answers for the others.
             Err(e) => {
@@ -126,36 +138,41 @@ pub fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-fn one<'m>(model: &'m mut Model, preprocessor: &mut Preprocessor, path: &Path) -> edge_infer::Result<(f64, f64, &'m [f32])> {
+/// What reads a model's outputs, with its gallery.
+pub fn reader(args: &ClassifyArgs, model: &mut Model, preprocessor: &mut Preprocessor) -> edge_infer::Result<Reader> {
+    let mut reader = args.answer.reader(model)?;
+    if let Some(folder) = &args.gallery {
+        if *reader.task() != edge_infer::task::Task::Embed {
+            return Err(Error::Usage("--gallery is for networks that embed; see --task embed".into()));
+        }
+        reader.set_gallery(answer::gallery(folder, model, preprocessor)?);
+    }
+    Ok(reader)
+}
+
+/// A picture that went through the network.
+struct Run<'m> {
+    picture: Picture,
+    prepare_ms: f64,
+    latency_ms: f64,
+    outputs: &'m [Vec<f32>],
+}
+
+fn one<'m>(model: &'m mut Model, preprocessor: &mut Preprocessor, path: &Path) -> edge_infer::Result<Run<'m>> {
     let start = Instant::now();
     let picture = image::decode(path, preprocessor.record())?;
-    let pixels = preprocessor.pixels(&picture).map_err(|reason| edge_infer::Error::image(path, reason))?;
+    let pixels = preprocessor.pixels(&picture).map_err(|reason| Error::image(path, reason))?;
     let prepare_ms = milliseconds(start);
     let start = Instant::now();
-    let logits = model.run_pixels(&pixels)?;
-    Ok((prepare_ms, milliseconds(start), logits))
+    let outputs = model.run_pixels_all(&pixels)?;
+    Ok(Run { picture, prepare_ms, latency_ms: milliseconds(start), outputs })
 }
 
-/// Softmax in f64, then the `count` most probable classes; ties keep the order of the classes.
-pub fn top(logits: &[f32], count: usize, labels: &[String]) -> Vec<Class> {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let exp: Vec<f64> = logits.iter().map(|&v| f64::from(v - max).exp()).collect();
-    let sum: f64 = exp.iter().sum();
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    order.truncate(count);
-    order.into_iter().map(|i| Class { index: i, label: label(labels, i), probability: (exp[i] / sum) as f32 }).collect()
-}
-
-fn print(out: &mut impl Write, answer: &Answer, json: bool) -> std::io::Result<()> {
+fn print(out: &mut impl Write, line: &Line, json: bool) -> std::io::Result<()> {
     if json {
-        serde_json::to_writer(&mut *out, answer)?;
+        serde_json::to_writer(&mut *out, line)?;
         return writeln!(out);
     }
-    writeln!(out, "{}  {:.2} ms", answer.image, answer.latency_ms)?;
-    let width = answer.top.iter().map(|c| c.label.chars().count()).max().unwrap_or(0);
-    for c in &answer.top {
-        writeln!(out, "  {:width$}  {:6.2} %", c.label, 100.0 * c.probability)?;
-    }
-    Ok(())
+    writeln!(out, "{}  {:.2} ms", line.image, line.latency_ms)?;
+    answer::print(out, &line.answer)
 }

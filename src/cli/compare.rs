@@ -1,8 +1,9 @@
 //! `compare`: how far two models agree, and which is faster.
 
-use super::{ChoiceArgs, RunArgs, argmax, label, preprocess, progress};
+use super::{ChoiceArgs, RunArgs, argmax, preprocess, progress};
 use clap::Args;
 use edge_infer::Error;
+use edge_infer::answer::label;
 use edge_infer::bench::stats::median;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::metadata::Preprocess;

@@ -1,5 +1,6 @@
 //! The command line. Results go to standard output, everything else to standard error.
 
+mod answer;
 mod bench;
 mod camera;
 mod classify;
@@ -18,6 +19,7 @@ use edge_infer::Error;
 use edge_infer::board::{self, Board, Pinned};
 use edge_infer::metadata::{Color, Preprocess, Resize};
 use edge_infer::model::{LoadOptions, Model};
+use edge_infer::task::Task;
 use edge_infer::text::{one_line, printable};
 use std::io::{ErrorKind, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
@@ -98,9 +100,14 @@ struct ChoiceArgs {
     /// Height and width of the picture, HxW, where the file leaves them open [default: its own record, or 224x224].
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     size: Option<Size>,
-    /// Name of the output to compute, of a model with several [default: the first].
-    #[arg(long, value_name = "NAME")]
-    head: Option<String>,
+    /// Names of the outputs to compute, of a model with several; repeat or separate by commas [default: those that its file names, all of a
+    /// detector, else the first].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    head: Vec<String>,
+    /// What the model is for: classify, multi-label, embed, segment, detect, or detect:HEAD with HEAD yolov5, yolov7, yolov8, yolo11, yolox,
+    /// boxes or final; or its JSON [default: what its file says, or its outputs suggest].
+    #[arg(long, value_name = "TASK")]
+    task: Option<Task>,
 }
 
 /// Height and width.
@@ -143,16 +150,23 @@ impl RunArgs {
         LoadOptions {
             threads: self.threads.map_or(0, usize::from),
             size: choice.size.map(|s| s.0),
-            output: choice.head.clone(),
+            outputs: choice.head.clone(),
+            task: choice.task.clone(),
             ..Default::default()
         }
     }
 
     fn load(&self, path: &Path, choice: &ChoiceArgs) -> anyhow::Result<Model> {
         let model = Model::load(path, &self.options(choice)).with_context(|| format!("cannot load {}", path.display()))?;
-        let (output, all) = model.outputs();
-        if all.len() > 1 && choice.head.is_none() {
-            eprintln!("{}: output `{output}` of `{}`; choose another with --head NAME", path.display(), all.join("`, `"));
+        let (computed, all) = model.outputs();
+        // Who has chosen, here or in the file, need not be told.
+        let chosen = !choice.head.is_empty() || !model.metadata().outputs.is_empty();
+        if let [only] = computed
+            && all.len() > 1
+            && !chosen
+        {
+            let line = format!("{}: output `{}` of `{}`; choose another with --head NAME", path.display(), only.name, all.join("`, `"));
+            eprintln!("{line}");
         }
         self.tell_share(path, &model)?;
         Ok(model)
@@ -260,11 +274,6 @@ fn progress(count: usize, what: &'static str) -> indicatif::ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-/// Name of a class: its label, or its number.
-fn label(labels: &[String], class: usize) -> String {
-    labels.get(class).map_or_else(|| format!("class {class}"), |name| one_line(name).into_owned())
 }
 
 /// A file that appears whole or not at all (`persist`), with the permissions that any new file gets.

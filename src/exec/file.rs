@@ -192,7 +192,7 @@ pub fn open(path: &Path) -> Result<Compiled> {
         step.addresses().into_iter().for_each(|blob| blob.copy());
     }
     let program = Program::new(parts).map_err(invalid)?;
-    let whole = program.sources().len() == 1 && program.sources()[0].shape == input_shape && program.targets().len() == 1;
+    let whole = program.sources().len() == 1 && program.sources()[0].shape == input_shape && !program.targets().is_empty();
     if !whole || versions.isa != program.isa() {
         return Err(invalid("input, output or instruction set do not match its program".into()));
     }

@@ -6,6 +6,7 @@ pub mod jpeg;
 
 use crate::metadata::{Color, Preprocess, Resize};
 use crate::pixels::Pixels;
+use crate::view::View;
 use crate::{Error, Result};
 pub(crate) use decode::luma;
 pub use decode::{DecodeOptions, MAX_PIXELS, MAX_SIDE, Picture, check_size, decode, decode_bytes, decode_jpeg};
@@ -54,6 +55,8 @@ pub struct Preprocessor {
     p: Preprocess,
     scaler: Scaler,
     resized: Vec<u8>,
+    /// The picture with its margin, of a letterbox.
+    framed: Vec<u8>,
     /// [`Pixels::channels`].
     channels: Vec<(usize, [f32; 256])>,
 }
@@ -64,7 +67,7 @@ impl Preprocessor {
         validate(&p)?;
         let table = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - p.mean[c]) / p.std[c]);
         let channels = (0..p.color.channels()).map(|c| (if p.color == Color::Bgr { 2 - c } else { c }, table(c))).collect();
-        Ok(Preprocessor { p, scaler: Scaler::new(), resized: Vec::new(), channels })
+        Ok(Preprocessor { p, scaler: Scaler::new(), resized: Vec::new(), framed: Vec::new(), channels })
     }
 
     /// The record.
@@ -72,13 +75,42 @@ impl Preprocessor {
         &self.p
     }
 
-    /// Size before the crop; the shorter side is exact, the longer one is truncated as torchvision does.
+    /// Size before the crop or margin. Of `ShortSide` the shorter side is exact, the longer one is truncated as torchvision does; of `Letterbox`
+    /// the longer side is exact, the shorter one is rounded as Ultralytics' LetterBox does.
     fn scaled_size(&self, width: u32, height: u32) -> (u32, u32) {
         let long = |s: u32, long: u32, short: u32| (u64::from(s) * u64::from(long) / u64::from(short)) as u32;
         match self.p.resize {
             Resize::Stretch => (self.p.width, self.p.height),
             Resize::ShortSide(s) if width <= height => (s, long(s, height, width)),
             Resize::ShortSide(s) => (long(s, width, height), s),
+            Resize::Letterbox { .. } => {
+                let [w, h] = [width, height].map(f64::from);
+                let scale = (f64::from(self.p.width) / w).min(f64::from(self.p.height) / h);
+                let side = |v: f64, most: u32| ((v * scale).round_ties_even() as u32).clamp(1, most);
+                (side(w, self.p.width), side(h, self.p.height))
+            }
+        }
+    }
+
+    /// Left and top of a scaled picture of `width` × `height` in the input; negative where it is cropped.
+    fn place(&self, width: u32, height: u32) -> [i64; 2] {
+        // torchvision's CenterCrop rounds half to even, Ultralytics' LetterBox down.
+        let crop = |full: u32, part: u32| -((f64::from(full - part) / 2.0).round_ties_even() as i64);
+        match self.p.resize {
+            Resize::Letterbox { corner: true, .. } => [0, 0],
+            Resize::Letterbox { .. } => [i64::from((self.p.width - width) / 2), i64::from((self.p.height - height) / 2)],
+            _ => [crop(width, self.p.width), crop(height, self.p.height)],
+        }
+    }
+
+    /// Which part of a picture of this size the network sees.
+    pub fn view(&self, width: u32, height: u32) -> View {
+        let (w, h) = self.scaled_size(width.max(1), height.max(1));
+        View {
+            scale: [w as f32 / width.max(1) as f32, h as f32 / height.max(1) as f32],
+            offset: self.place(w, h).map(|v| v as f32),
+            picture: [width, height],
+            input: [self.p.width, self.p.height],
         }
     }
 
@@ -104,11 +136,19 @@ impl Preprocessor {
             return Err(format!("{}×{} is too long and narrow", picture.width, picture.height));
         }
         self.scaler.scale(picture.source(), w, h, &mut self.resized)?;
-        // torchvision's CenterCrop rounds half to even.
-        let middle = |full: u32, part: u32| (f64::from(full - part) / 2.0).round_ties_even() as usize;
-        let (left, top) = (middle(w, self.p.width), middle(h, self.p.height));
+        let [left, top] = self.place(w, h).map(|v| v.unsigned_abs() as usize);
         let row_stride = w as usize * channels;
         let size = [self.p.height as usize, self.p.width as usize];
+        if let Resize::Letterbox { fill, .. } = self.p.resize {
+            let framed_stride = size[1] * channels;
+            self.framed.clear();
+            self.framed.resize(size[0] * framed_stride, fill);
+            let places = self.framed.chunks_exact_mut(framed_stride).skip(top);
+            for (place, row) in places.zip(self.resized.chunks_exact(row_stride)) {
+                place[left * channels..][..row_stride].copy_from_slice(row);
+            }
+            return Ok(Pixels { bytes: &self.framed, row_stride: framed_stride, size, channels: &self.channels });
+        }
         let bytes = &self.resized[top * row_stride + left * channels..];
         Ok(Pixels { bytes, row_stride, size, channels: &self.channels })
     }

@@ -6,9 +6,10 @@ use super::onnx::{self, ModelProto};
 use super::region::{Engine, RegionNode};
 use super::softmax;
 use crate::exec::{self, Compiled, Executor, Program};
-use crate::metadata::{LABELS_KEY, Metadata, PREPROCESS_KEY};
+use crate::metadata::{LABELS_KEY, Metadata, OUTPUTS_KEY, PREPROCESS_KEY, TASK_KEY};
 use crate::pixels::Pixels;
 use crate::plan::{self, Policy, Unplanned};
+use crate::task::{Output, Task};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -40,15 +41,34 @@ const LEAST_PATCHES: usize = 1_500;
 pub struct Wanted {
     /// Height and width of the picture, where the file leaves them open.
     pub size: Option<[usize; 2]>,
-    /// The output that is computed; `None`: the first.
-    pub output: Option<String>,
+    /// Names of the outputs that are computed; none: what the file says, else all of a detector, else the first.
+    pub outputs: Vec<String>,
+    /// What the network is for; `None`: what the file says.
+    pub task: Option<Task>,
+}
+
+impl Wanted {
+    /// Which of a file's outputs are computed.
+    fn choose(&self, metadata: &Metadata, outputs: &[String]) -> Vec<String> {
+        let named = |word: &str| outputs.iter().any(|o| o.to_lowercase().contains(word));
+        let detector = match self.task.as_ref().or(metadata.task.as_ref()) {
+            Some(task) => matches!(task, Task::Detect(_)),
+            None => named("boxes") && named("scores"),
+        };
+        match () {
+            () if !self.outputs.is_empty() => self.outputs.clone(),
+            () if !metadata.outputs.is_empty() => metadata.outputs.clone(),
+            () if detector => outputs.to_vec(),
+            () => outputs.iter().take(1).cloned().collect(),
+        }
+    }
 }
 
 enum Runner {
     /// One region from the model's input to its output: tract has nothing to do.
     Region(Box<Executor>),
     /// A tract plan, holding regions as operators.
-    Plan { plan: Arc<TypedRunnableModel>, input: Vec<f32>, output: Vec<f32> },
+    Plan { plan: Arc<TypedRunnableModel>, input: Vec<f32>, outputs: Vec<Vec<f32>> },
 }
 
 /// A model ready to run.
@@ -57,12 +77,10 @@ pub struct Imported {
     pub metadata: Metadata,
     /// ONNX shape of the input, batch 1.
     pub input_shape: Vec<usize>,
-    /// Values of the output.
-    pub output_len: usize,
     /// Names of the file's outputs; empty for a compiled program.
     pub outputs: Vec<String>,
-    /// The one of them that is computed.
-    pub output: String,
+    /// Those that are computed; one at least.
+    pub computed: Vec<Output>,
     /// Planned int8 regions.
     pub programs: Vec<Arc<Program>>,
     /// Nodes that tract runs.
@@ -78,8 +96,8 @@ pub fn import(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported>
         if engine.policy == Policy::Tract {
             return Err(Error::Usage(format!("{} is compiled for the integer kernels; tract needs the ONNX file", path.display())));
         }
-        if wanted.size.is_some() || wanted.output.is_some() {
-            return Err(Error::Usage(format!("{} is compiled for one size and one output; give the ONNX file", path.display())));
+        if wanted.size.is_some() || !wanted.outputs.is_empty() {
+            return Err(Error::Usage(format!("{} is compiled for one size and its outputs; give the ONNX file", path.display())));
         }
         return Ok(compiled(exec::open(path)?, engine));
     }
@@ -87,7 +105,8 @@ pub fn import(path: &Path, engine: &Engine, wanted: &Wanted) -> Result<Imported>
     // One that is stale, damaged or for other kernels does no harm: the model itself is at hand.
     if engine.policy == Policy::Fastest
         && wanted.size.is_none()
-        && wanted.output.is_none()
+        && wanted.outputs.is_empty()
+        && wanted.task.is_none()
         && exec::is_compiled(&beside)
         && let Ok(found) = exec::open(&beside)
         && found.program.isa() == engine.kernel.isa
@@ -124,14 +143,13 @@ fn compiled(found: Compiled, engine: &Engine) -> Imported {
 
 /// A model that is one program.
 fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, engine: &Engine) -> Imported {
-    let output_len = program.targets()[0].shape.iter().product();
+    let computed = program.targets().iter().map(|t| Output { name: t.name.clone(), shape: t.shape.clone() }).collect();
     let executor = Executor::new(program.clone(), engine.pool.clone());
     Imported {
         metadata,
         input_shape,
-        output_len,
         outputs: vec![],
-        output: String::new(),
+        computed,
         programs: vec![program],
         fallbacks: vec![],
         float_macs: 0,
@@ -139,14 +157,14 @@ fn whole(program: Arc<Program>, metadata: Metadata, input_shape: Vec<usize>, eng
     }
 }
 
-/// A file in canonical form, with the one output that is wanted.
+/// A file in canonical form, with the outputs that are wanted.
 struct File {
     proto: ModelProto,
     metadata: Metadata,
     input_name: String,
     input_shape: Vec<usize>,
     outputs: Vec<String>,
-    output: String,
+    computed: Vec<String>,
 }
 
 impl File {
@@ -155,16 +173,16 @@ impl File {
         let metadata = metadata(&proto)?;
         let graph = onnx::graph(&proto)?;
         let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
-        let output = wanted.output.clone().or_else(|| outputs.first().cloned());
+        let computed = wanted.choose(&metadata, &outputs);
         let usual = metadata.preprocess.as_ref().map_or(USUAL_SIZE, |p| [p.height as usize, p.width as usize]);
         let size = match wanted.size {
             Some(size) => Some(size),
             None => canonical::open_size(graph, usual)?,
         };
-        canonical::canonicalize(&mut proto, &Interface { size, output: output.clone(), real_outputs: true })?;
+        canonical::canonicalize(&mut proto, &Interface { size, outputs: computed.clone(), real_outputs: true })?;
         let (input_name, dims) = onnx::data_input(onnx::graph(&proto)?)?;
         let input_shape = input_shape(&input_name, &dims)?;
-        Ok(File { proto, metadata, input_name, input_shape, outputs, output: output.unwrap_or_default() })
+        Ok(File { proto, metadata, input_name, input_shape, outputs, computed })
     }
 
     /// The model, which may be large, for the last one who needs it.
@@ -237,14 +255,13 @@ impl From<Failure> for Error {
 /// Plans the regions and the rest of a model.
 fn assemble(lowered: Lowered, file: &File, engine: &Engine) -> Result<Imported, Failure> {
     let Lowered { regions, rest, fallbacks } = lowered;
-    let File { metadata, input_name, input_shape, outputs, output, .. } = file;
+    let File { metadata, input_name, input_shape, outputs, computed, .. } = file;
     let targets: Vec<&str> = onnx::graph(&rest)?.output.iter().map(|o| o.name.as_str()).collect();
     let one_region = regions.len() == 1 && fallbacks.is_empty() && regions[0].sources() == [input_name] && regions[0].targets() == targets;
-    let named = |imported: Imported| Imported { outputs: outputs.clone(), output: output.clone(), ..imported };
     if one_region {
         let program = plan::build(&regions[0], engine.kernel, engine.policy, engine.pool.threads(), |_| Ok(input_shape.clone()));
         let program = Arc::new(program.map_err(Failure::Regions)?);
-        return Ok(named(whole(program, metadata.clone(), input_shape.clone(), engine)));
+        return Ok(Imported { outputs: outputs.clone(), ..whole(program, metadata.clone(), input_shape.clone(), engine) });
     }
 
     let mut planned = Vec::new();
@@ -266,29 +283,36 @@ fn assemble(lowered: Lowered, file: &File, engine: &Engine) -> Result<Imported, 
             None => {}
         }
     }
-    let (plan, output_len, float_macs) = result?;
-    let runner = Runner::Plan { plan, input: Vec::new(), output: Vec::with_capacity(output_len) };
-    Ok(named(Imported {
+    let (plan, shapes, float_macs) = result?;
+    let computed: Vec<Output> = computed.iter().zip(shapes).map(|(name, shape)| Output { name: name.clone(), shape }).collect();
+    // A classifier's output is known before it runs; boxes after suppression are not.
+    if let [Output { shape, .. }] = &computed[..]
+        && shape.contains(&0)
+    {
+        return Err(Error::Tract("the model's output has no fixed shape".into()).into());
+    }
+    let memory = computed.iter().map(|o| Vec::with_capacity(o.shape.iter().product()));
+    let runner = Runner::Plan { plan, input: Vec::new(), outputs: memory.collect() };
+    Ok(Imported {
         metadata: metadata.clone(),
         input_shape: input_shape.clone(),
-        output_len,
-        outputs: vec![],
-        output: String::new(),
+        outputs: outputs.clone(),
+        computed,
         programs,
         fallbacks,
         float_macs,
         runner,
-    }))
+    })
 }
 
 impl Imported {
-    /// One inference: NCHW f32 in, the output's values out.
-    pub fn run(&mut self, input: &[f32]) -> Result<&[f32]> {
+    /// One inference: NCHW f32 in, the values of each output out.
+    pub fn run(&mut self, input: &[f32]) -> Result<&[Vec<f32>]> {
         self.execute(input, None)
     }
 
     /// As [`Imported::run`], from a picture.
-    pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[f32]> {
+    pub fn run_pixels(&mut self, pixels: &Pixels<'_>) -> Result<&[Vec<f32>]> {
         pixels.check(&self.input_shape)?;
         if let Runner::Plan { input, .. } = &mut self.runner {
             let mut values = std::mem::take(input);
@@ -300,34 +324,38 @@ impl Imported {
             result?;
         }
         match &mut self.runner {
-            Runner::Region(executor) => Ok(&executor.run_pixels(pixels)?[0]),
-            Runner::Plan { output, .. } => Ok(output),
+            Runner::Region(executor) => executor.run_pixels(pixels),
+            Runner::Plan { outputs, .. } => Ok(outputs),
         }
     }
 
     /// As [`Imported::run`], with the time of each step of a model that is one region.
-    pub fn run_profiled(&mut self, input: &[f32], times: &mut Vec<Duration>) -> Result<&[f32]> {
+    pub fn run_profiled(&mut self, input: &[f32], times: &mut Vec<Duration>) -> Result<&[Vec<f32>]> {
         times.clear();
         self.execute(input, Some(times))
     }
 
-    fn execute(&mut self, input: &[f32], times: Option<&mut Vec<Duration>>) -> Result<&[f32]> {
+    fn execute(&mut self, input: &[f32], times: Option<&mut Vec<Duration>>) -> Result<&[Vec<f32>]> {
         let expected: usize = self.input_shape.iter().product();
         if input.len() != expected {
             return Err(Error::Shape(format!("the input has {} values; the shape {:?} has {expected}", input.len(), self.input_shape)));
         }
         match &mut self.runner {
-            Runner::Region(executor) => Ok(&match times {
-                Some(times) => executor.run_profiled(&[input], times)?,
-                None => executor.run(&[input])?,
-            }[0]),
-            Runner::Plan { plan, output, .. } => {
+            Runner::Region(executor) => match times {
+                Some(times) => executor.run_profiled(&[input], times),
+                None => executor.run(&[input]),
+            },
+            Runner::Plan { plan, outputs, .. } => {
                 let tensor = Tensor::from_shape(&self.input_shape, input).map_err(tract_error)?;
                 let results = guarded(|| plan.run(tvec!(tensor.into_tvalue())))?;
-                let result = results.first().ok_or_else(|| Error::Tract("the plan has no output".into()))?;
-                output.clear();
-                output.extend_from_slice(result.try_as_plain_ram().and_then(|v| v.as_slice::<f32>()).map_err(tract_error)?);
-                Ok(output)
+                if results.len() != outputs.len() {
+                    return Err(Error::Tract(format!("the plan has {} outputs, {} are expected", results.len(), outputs.len())));
+                }
+                for (output, result) in outputs.iter_mut().zip(&results) {
+                    output.clear();
+                    output.extend_from_slice(result.try_as_plain_ram().and_then(|v| v.as_slice::<f32>()).map_err(tract_error)?);
+                }
+                Ok(outputs)
             }
         }
     }
@@ -354,7 +382,7 @@ fn plan_rest(
     input: &str,
     shape: &[usize],
     regions: Vec<RegionNode>,
-) -> TractResult<(Arc<TypedRunnableModel>, usize, u64)> {
+) -> TractResult<(Arc<TypedRunnableModel>, Vec<Vec<usize>>, u64)> {
     let mut model = tract_onnx::onnx().with_ignore_output_shapes(true).model_for_proto_model(&rest)?;
     drop(rest);
     let mut regions = regions.into_iter();
@@ -373,9 +401,13 @@ fn plan_rest(
     typed.optimize_with_session(&mut Optimizer::codegen().stopping_at(patches).session())?;
     softmax::replace(&mut typed);
     let plan = typed.into_runnable()?;
-    let fact = plan.model().output_fact(0)?;
-    let dims = fact.shape.as_concrete().ok_or_else(|| anyhow::anyhow!("the model's output has no fixed shape"))?;
-    Ok((plan.clone(), dims.iter().product(), macs))
+    let shape = |i: usize| -> TractResult<Vec<usize>> {
+        let dims = plan.model().output_fact(i)?.shape.iter();
+        // A dimension that depends on the picture is 0.
+        Ok(dims.map(|d| d.to_usize().unwrap_or(0)).collect())
+    };
+    let shapes = (0..plan.model().output_outlets()?.len()).map(shape).collect::<TractResult<_>>()?;
+    Ok((plan, shapes, macs))
 }
 
 /// What tract will multiply. An operator that cannot say counts as nothing.
@@ -395,7 +427,12 @@ fn metadata(proto: &ModelProto) -> Result<Metadata> {
             .transpose()
             .map_err(|e| Error::InvalidModel(format!("metadata `{key}`: {e}; quantize the model again")))
     }
-    Ok(Metadata { preprocess: json(proto, PREPROCESS_KEY)?, labels: json(proto, LABELS_KEY)?.unwrap_or_default() })
+    Ok(Metadata {
+        preprocess: json(proto, PREPROCESS_KEY)?,
+        labels: json(proto, LABELS_KEY)?.unwrap_or_default(),
+        task: json(proto, TASK_KEY)?,
+        outputs: json(proto, OUTPUTS_KEY)?.unwrap_or_default(),
+    })
 }
 
 /// A dynamic batch becomes 1.

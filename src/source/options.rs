@@ -42,7 +42,7 @@ impl CameraOptions {
     /// Smallest picture that preprocessing need not enlarge.
     pub fn feeding(p: &Preprocess) -> (u32, u32) {
         match p.resize {
-            Resize::Stretch => (p.width, p.height),
+            Resize::Stretch | Resize::Letterbox { .. } => (p.width, p.height),
             Resize::ShortSide(side) => (side, side),
         }
     }

@@ -3,8 +3,8 @@
 
 use super::fair::{Peer, Queue};
 use super::metrics::Metrics;
-use crate::cli::classify::{Class, top};
 use crate::cli::guard;
+use edge_infer::answer::{self, Reader, View};
 use edge_infer::board::Snapshot;
 use edge_infer::image::{self, Preprocessor};
 use edge_infer::model::Model;
@@ -46,7 +46,8 @@ pub enum Refusal {
 /// The answer to a posted picture.
 #[derive(Debug, Serialize)]
 pub struct Answer {
-    pub top: Vec<Class>,
+    #[serde(flatten)]
+    pub answer: answer::Answer,
     pub width: u32,
     pub height: u32,
     /// Waiting for the threads.
@@ -69,7 +70,7 @@ struct Posted {
 /// A posted picture, decoded.
 struct Prepared {
     tensor: Vec<f32>,
-    size: (u32, u32),
+    view: View,
     top: usize,
     since: Instant,
     prepare: Duration,
@@ -83,7 +84,7 @@ pub struct Live {
     pub frame: Option<(FrameInfo, Bytes)>,
     /// Changes with the frame.
     pub number: u64,
-    pub top: Vec<Class>,
+    pub answer: Option<answer::Answer>,
     pub at: Option<Instant>,
     /// Capture to label and inference, ms, oldest first.
     pub history: VecDeque<(f32, f32)>,
@@ -95,7 +96,6 @@ pub struct Shared {
     pub live: Mutex<Live>,
     pub camera: Option<Camera>,
     pub board: Mutex<Snapshot>,
-    pub labels: Vec<String>,
     stop: AtomicBool,
     started: Instant,
     /// ms since `started` when the network's thread last said that it is alive.
@@ -110,13 +110,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub fn new(camera: Option<Camera>, labels: Vec<String>) -> Self {
+    pub fn new(camera: Option<Camera>) -> Self {
         Shared {
             metrics: Metrics::default(),
             live: Mutex::default(),
             camera,
             board: Mutex::default(),
-            labels,
             stop: AtomicBool::new(false),
             started: Instant::now(),
             beat: AtomicU64::new(0),
@@ -187,6 +186,7 @@ impl Desk {
 pub fn start(
     shared: &Arc<Shared>,
     model: Model,
+    reader: Reader,
     camera_input: Preprocessor,
     posted_input: Preprocessor,
     queue: usize,
@@ -195,7 +195,8 @@ pub fn start(
     let for_desk = desk.clone();
     let (for_network, for_decoder) = (shared.clone(), shared.clone());
     let network = std::thread::Builder::new().name("edge-network".into()).spawn(move || {
-        Network { shared: for_network, model, input: camera_input, rhythm: Rhythm::default(), camera_had_its_turn: false }.run()
+        let rhythm = Rhythm::default();
+        Network { shared: for_network, model, reader, input: camera_input, rhythm, camera_had_its_turn: false }.run()
     })?;
     let decoder = std::thread::Builder::new().name("edge-decode".into()).spawn(move || decode(&for_decoder, posted_input, &for_desk))?;
     Ok((desk, vec![network, decoder]))
@@ -232,6 +233,7 @@ impl Rhythm {
 struct Network {
     shared: Arc<Shared>,
     model: Model,
+    reader: Reader,
     input: Preprocessor,
     rhythm: Rhythm,
     camera_had_its_turn: bool,
@@ -285,21 +287,29 @@ impl Network {
         let shared = &*self.shared;
         self.rhythm.frame(frame.received);
         let picture = guard(|| pixels::decode(&frame.as_wire(), self.input.record()));
-        let Ok(prepared) = picture.and_then(|picture| guard(|| self.input.pixels(&picture))) else {
+        let prepared = picture.and_then(|picture| {
+            let view = self.input.view(picture.width, picture.height);
+            guard(|| self.input.pixels(&picture)).map(|pixels| (pixels, view))
+        });
+        let Ok((prepared, view)) = prepared else {
             shared.metrics.undecodable.fetch_add(1, Relaxed);
             return;
         };
         let start = Instant::now();
-        let Ok(logits) = self.model.run_pixels(&prepared) else {
+        let Ok(outputs) = self.model.run_pixels_all(&prepared) else {
             shared.metrics.undecodable.fetch_add(1, Relaxed);
             return;
         };
-        let (inference, age) = (start.elapsed(), frame.captured.elapsed());
+        let inference = start.elapsed();
+        let Ok(answer) = self.reader.read(outputs, &view, 5) else {
+            shared.metrics.undecodable.fetch_add(1, Relaxed);
+            return;
+        };
+        let age = frame.captured.elapsed();
         shared.metrics.camera_inference.add(inference);
         shared.metrics.capture_to_label.add(age);
-        let top = top(logits, 5, &shared.labels);
         let mut live = lock(&shared.live);
-        live.top = top;
+        live.answer = Some(answer);
         live.number += 1;
         live.at = Some(Instant::now());
         if live.history.len() == HISTORY {
@@ -315,20 +325,25 @@ impl Network {
     }
 
     fn answer(&mut self, posted: Prepared) {
-        let Prepared { tensor, size: (width, height), top: count, since, prepare, reply } = posted;
+        let Prepared { tensor, view, top: count, since, prepare, reply } = posted;
         if reply.is_closed() || since.elapsed() > PATIENCE {
             let _ = reply.send(Err(Refusal::Busy));
             return;
         }
         let start = Instant::now();
-        let answer = match self.model.run(&tensor) {
-            Ok(logits) => {
-                let latency = start.elapsed();
+        let mut latency = Duration::ZERO;
+        let answer = self.model.run_all(&tensor).and_then(|outputs| {
+            latency = start.elapsed();
+            self.reader.read(outputs, &view, count)
+        });
+        let answer = match answer {
+            Ok(answer) => {
                 self.rhythm.posted(latency);
                 self.shared.metrics.posted_inference.add(latency);
                 let queue = (start - since).saturating_sub(prepare);
                 let [queue_ms, prepare_ms, latency_ms] = [queue, prepare, latency].map(|t| t.as_secs_f64() * 1e3);
-                Ok(Answer { top: top(logits, count, &self.shared.labels), width, height, queue_ms, prepare_ms, latency_ms })
+                let [width, height] = view.picture;
+                Ok(Answer { answer, width, height, queue_ms, prepare_ms, latency_ms })
             }
             Err(e) => Err(Refusal::Failed(e.to_string())),
         };
@@ -348,17 +363,17 @@ fn decode(shared: &Shared, mut input: Preprocessor, desk: &Desk) {
             continue;
         }
         let start = Instant::now();
-        let size = guard(|| {
+        let view = guard(|| {
             let picture = image::decode_bytes(&bytes, input.record(), MAX_PIXELS)?;
-            input.run(&picture, &mut tensor).map(|()| (picture.width, picture.height))
+            input.run(&picture, &mut tensor).map(|()| input.view(picture.width, picture.height))
         });
         drop(bytes);
-        match size {
+        match view {
             Err(reason) => {
                 let _ = reply.send(Err(Refusal::Picture(reason)));
             }
-            Ok(size) => {
-                let prepared = Prepared { tensor: std::mem::take(&mut tensor), size, top, since, prepare: start.elapsed(), reply };
+            Ok(view) => {
+                let prepared = Prepared { tensor: std::mem::take(&mut tensor), view, top, since, prepare: start.elapsed(), reply };
                 let mut desk = lock(&shared.desk);
                 while desk.is_some() && !shared.stopped() {
                     desk = shared.bell.wait_timeout(desk, TICK).unwrap_or_else(PoisonError::into_inner).0;

@@ -314,7 +314,7 @@ fn state(web: &Web) -> Value {
     let seen = shared.camera.as_ref().map(|c| c.statistics()).unwrap_or_default();
     let board = lock(&shared.board).clone();
     let live = lock(&shared.live);
-    json!({
+    let mut state = json!({
         "about": web.about,
         "uptime_s": shared.uptime().as_secs(),
         "camera": camera_state(shared),
@@ -323,7 +323,7 @@ fn state(web: &Web) -> Value {
             "sequence": info.sequence, "width": info.width, "height": info.height, "format": info.format.name(),
         })),
         "age_s": live.at.map(|at| at.elapsed().as_secs_f32()),
-        "top": live.top,
+        "top": [],
         "history_ms": live.history,
         "classified": shared.metrics.camera_inference.count(),
         "posted": shared.metrics.posted_inference.count(),
@@ -334,7 +334,12 @@ fn state(web: &Web) -> Value {
         "celsius": board.hottest(),
         "mhz": board.mhz.first(),
         "throttled": board.throttled.map(|t| t.now()),
-    })
+    });
+    // The field that the task has.
+    if let (Some(state), Ok(Value::Object(answer))) = (state.as_object_mut(), serde_json::to_value(&live.answer)) {
+        state.extend(answer);
+    }
+    state
 }
 
 fn metrics(web: &Web) -> String {

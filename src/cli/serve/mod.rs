@@ -8,6 +8,7 @@ mod metrics;
 #[cfg(target_os = "linux")]
 mod sandbox;
 
+use super::answer::AnswerArgs;
 use super::{ChoiceArgs, RunArgs, camera, preprocess};
 use anyhow::Context;
 use clap::Args;
@@ -52,6 +53,8 @@ pub struct ServeArgs {
     model: PathBuf,
     #[command(flatten)]
     choice: ChoiceArgs,
+    #[command(flatten)]
+    answer: AnswerArgs,
     /// A camera: v4l2:DEVICE[:WIDTHxHEIGHT[@FPS][:FORMAT]], libcamera:[NUMBER], http://HOST/PATH, exec:COMMAND;
     /// or edge-infer's own firmware at /dev/ttyACM0[:BAUD], tcp:HOST:PORT, unix:PATH, a file, or `-`.
     #[arg(short, long, value_name = "ADDRESS")]
@@ -102,7 +105,7 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         "isa": model.isa(),
         "threads": model.threads().to_string(),
     });
-    let labels = model.metadata().labels.clone();
+    let reader = args.answer.reader(&model)?;
     let (threads, isa) = (model.threads(), model.isa());
 
     // Frames ring a bell that is there only once the camera is.
@@ -117,9 +120,10 @@ pub fn run(args: &ServeArgs, run: &RunArgs) -> anyhow::Result<ExitCode> {
         };
         camera::open(address, &camera_options, notice)
     });
-    let shared = Arc::new(Shared::new(camera.transpose()?, labels));
+    let shared = Arc::new(Shared::new(camera.transpose()?));
     let _ = bell.set(shared.clone());
-    let (desk, workers) = engine::start(&shared, model, camera_input, posted_input, args.queue.into()).context("cannot start threads")?;
+    let started = engine::start(&shared, model, reader, camera_input, posted_input, args.queue.into());
+    let (desk, workers) = started.context("cannot start threads")?;
     let limits = Limits { body: args.max_body as usize, connections: args.max_connections.into(), rate: args.max_rate };
     let web = Web::new(shared.clone(), desk, token, &limits, about);
     watch_over(shared.clone()).context("cannot start threads")?;

@@ -20,8 +20,8 @@ use tract_onnx::pb::type_proto::Value as Type;
 pub struct Interface {
     /// Height and width, where the file leaves them open.
     pub size: Option<[usize; 2]>,
-    /// The one output that is computed, by name; `None`: as the file has them.
-    pub output: Option<String>,
+    /// The outputs that are computed, by name and in this order; none: as the file has them.
+    pub outputs: Vec<String>,
     /// Integer outputs become real values.
     pub real_outputs: bool,
 }
@@ -36,13 +36,20 @@ fn set_elem_type(value: &mut tract_onnx::pb::ValueInfoProto, to: i32) {
     }
 }
 
-/// Keeps one output of a graph.
-pub fn choose_output(graph: &mut GraphProto, name: &str) -> Result<()> {
-    if !graph.output.iter().any(|o| o.name == name) {
-        let names: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
-        return Err(Error::Usage(format!("the model has no output `{name}`; it has `{}`", names.join("`, `"))));
+/// Keeps these outputs of a graph.
+pub fn choose_outputs(graph: &mut GraphProto, names: &[String]) -> Result<()> {
+    let mut kept = Vec::new();
+    for name in names {
+        let Some(output) = graph.output.iter().find(|o| o.name == *name) else {
+            let names: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+            return Err(Error::Usage(format!("the model has no output `{name}`; it has `{}`", names.join("`, `"))));
+        };
+        if kept.contains(output) {
+            return Err(Error::Usage(format!("output `{name}` is chosen twice")));
+        }
+        kept.push(output.clone());
     }
-    graph.output.retain(|o| o.name == name);
+    graph.output = kept;
     Ok(())
 }
 

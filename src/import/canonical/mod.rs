@@ -47,8 +47,8 @@ pub fn canonicalize(model: &mut ModelProto, interface: &Interface) -> Result<()>
     if graph.name.is_empty() {
         graph.name = "graph".into(); // required by the checker
     }
-    if let Some(output) = &interface.output {
-        interface::choose_output(graph, output)?;
+    if !interface.outputs.is_empty() {
+        interface::choose_outputs(graph, &interface.outputs)?;
     }
     clean::constants(graph)?;
     interface::widen(graph)?;
