@@ -1,5 +1,6 @@
 //! Vectors that stand for pictures, and the nearest of a gallery.
 
+use crate::text::one_line;
 use serde::Serialize;
 
 /// The vector with a length of 1, computed in f64. A vector without length or with values that are not finite stays as it is.
@@ -28,8 +29,8 @@ pub struct Gallery {
 
 impl Gallery {
     /// Adds a picture's vector; a name may have several.
-    pub fn add(&mut self, name: String, vector: &[f32]) {
-        self.pictures.push((name, normalised(vector)));
+    pub fn add(&mut self, name: &str, vector: &[f32]) {
+        self.pictures.push((one_line(name).into_owned(), normalised(vector)));
     }
 
     /// Number of vectors.
@@ -60,9 +61,9 @@ mod tests {
     #[test]
     fn each_name_has_its_nearest_picture() {
         let mut gallery = Gallery::default();
-        gallery.add("east".into(), &[5.0, 0.0]);
-        gallery.add("north".into(), &[0.0, 0.1]);
-        gallery.add("east".into(), &[1.0, 1.0]);
+        gallery.add("east", &[5.0, 0.0]);
+        gallery.add("north", &[0.0, 0.1]);
+        gallery.add("east", &[1.0, 1.0]);
         let nearest = gallery.nearest(&normalised(&[3.0, 4.0]), 5);
         assert_eq!(nearest.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["east", "north"]);
         assert!((nearest[0].distance - (1.0 - 7.0 / (5.0 * 2f32.sqrt()))).abs() < 1e-6 && (nearest[1].distance - 0.2).abs() < 1e-6);

@@ -16,6 +16,7 @@ pub use crate::view::View;
 pub use boxes::Detection;
 pub use classes::{Class, label};
 
+use crate::text::one_line;
 use crate::{Error, Result};
 use detect::Detector;
 use embed::{Gallery, Neighbour};
@@ -187,7 +188,7 @@ impl Reader {
         Ok(match &mut self.kind {
             Kind::Classify | Kind::MultiLabel(_) if values.len() > 1 => {
                 let heads = self.outputs.iter().zip(values);
-                Answer::Heads { heads: heads.map(|(o, v)| HeadAnswer { head: o.name.clone(), classes: of(v) }).collect() }
+                Answer::Heads { heads: heads.map(|(o, v)| HeadAnswer { head: one_line(&o.name).into_owned(), classes: of(v) }).collect() }
             }
             Kind::Classify => Answer::Top { top: of(&values[0]) },
             Kind::MultiLabel(_) => Answer::Labels { labels: of(&values[0]) },

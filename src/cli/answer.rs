@@ -73,8 +73,7 @@ pub fn gallery(folder: &Path, model: &mut Model, preprocessor: &mut Preprocessor
         };
         let picture = image::decode(&path, preprocessor.record())?;
         let pixels = preprocessor.pixels(&picture).map_err(|reason| Error::image(&path, reason))?;
-        let name = name.unwrap_or_default().to_string_lossy().into_owned();
-        gallery.add(name, model.run_pixels(&pixels)?);
+        gallery.add(&name.unwrap_or_default().to_string_lossy(), model.run_pixels(&pixels)?);
     }
     Ok(gallery)
 }
@@ -132,7 +131,7 @@ pub fn print(out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
     match answer {
         Answer::Top { top: list } | Answer::Labels { labels: list } => classes(out, list),
         Answer::Heads { heads } => heads.iter().try_for_each(|head| {
-            writeln!(out, "  {}:", edge_infer::text::one_line(&head.head))?;
+            writeln!(out, "  {}:", head.head)?;
             classes(out, &head.classes)
         }),
         Answer::Boxes { boxes } => {
@@ -148,9 +147,7 @@ pub fn print(out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
         }
         Answer::Vector { nearest: Some(nearest), .. } => {
             let width = wide(&mut nearest.iter().map(|n| n.name.as_str()));
-            nearest
-                .iter()
-                .try_for_each(|n| writeln!(out, "  {:width$}  at distance {:.4}", edge_infer::text::one_line(&n.name), n.distance))
+            nearest.iter().try_for_each(|n| writeln!(out, "  {:width$}  at distance {:.4}", n.name, n.distance))
         }
         Answer::Vector { embedding, nearest: None } => {
             writeln!(out, "  a vector of {} values; --json prints it, --gallery DIR compares it", embedding.len())

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
+use edge_infer::answer::Reader;
 use edge_infer::labels;
-use edge_infer::metadata::{Color, LABELS_KEY, PREPROCESS_KEY, Preprocess, Resize};
+use edge_infer::metadata::{Color, LABELS_KEY, OUTPUTS_KEY, PREPROCESS_KEY, Preprocess, Resize, TASK_KEY};
 use edge_infer::model::Model;
+use edge_infer::task::{Head, Output, Task};
 use edge_infer::text::printable;
 use edge_quantize::data::Inputs;
 use edge_quantize::eval::Evaluation;
@@ -147,7 +149,15 @@ struct QuantizeArgs {
     /// Height and width of the network input, HxW, or one number for both [default: the model's, else 224].
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     size: Option<Size>,
-    /// `stretch`, or `short:N`: shorter side to N pixels, then centre crop [default: short:256 for 224].
+    /// What the network is for; the model file records it: classify, multi-label, embed, segment, detect, or detect:HEAD with HEAD yolov5,
+    /// yolov7, yolov8, yolo11, yolox, boxes or final; or its JSON. The YOLO heads bring their own defaults for pictures.
+    #[arg(long, value_name = "TASK")]
+    task: Option<Task>,
+    /// Names of the outputs that are computed, of a network with several; the model file records them. Repeat or separate by commas.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    heads: Vec<String>,
+    /// `stretch`; `short:N`: shorter side to N pixels, then centre crop; `letterbox`: whole, with a margin; or `letterbox:corner`, with
+    /// the margin on the right and below [default: short:256 for 224].
     #[arg(long, value_parser = parse_resize)]
     resize: Option<Resize>,
     /// Per-channel mean of values in 0 … 1 [default: ImageNet's].
@@ -191,11 +201,16 @@ fn parse_size(text: &str) -> Result<Size, String> {
     side(h).zip(side(w)).map(|(h, w)| Size([h, w])).ok_or_else(|| "HEIGHTxWIDTH, each 1 to 8192, for example 480x640".into())
 }
 
+/// The margin of YOLO's letterboxes.
+const YOLO_GREY: u8 = 114;
+
 fn parse_resize(s: &str) -> Result<Resize, String> {
     match s.strip_prefix("short:").map(str::parse) {
         Some(Ok(n)) if (1..=8192).contains(&n) => Ok(Resize::ShortSide(n)),
         None if s == "stretch" => Ok(Resize::Stretch),
-        _ => Err("`stretch` or `short:N` with N in 1..=8192 expected".into()),
+        None if s == "letterbox" => Ok(Resize::Letterbox { fill: YOLO_GREY, corner: false }),
+        None if s == "letterbox:corner" => Ok(Resize::Letterbox { fill: YOLO_GREY, corner: true }),
+        _ => Err("`stretch`, `short:N` with N in 1..=8192, `letterbox` or `letterbox:corner` expected".into()),
     }
 }
 
@@ -212,7 +227,32 @@ fn usage(text: impl Into<String>) -> Error {
     Error::Usage(text.into())
 }
 
-/// Flags over the model's own record over ImageNet's customs.
+/// How the tools that train a network prepare its pictures.
+struct Customs {
+    resize: Resize,
+    color: Color,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// ImageNet's, or those of a YOLO.
+fn customs(task: Option<&Task>, width: u32, height: u32) -> Customs {
+    let short = u64::from(width.max(height)) * 256 / 224;
+    let imagenet =
+        Customs { resize: Resize::ShortSide(short as u32), color: Color::Rgb, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let letterbox = |corner| Resize::Letterbox { fill: YOLO_GREY, corner };
+    match task {
+        Some(Task::Detect(d)) => match d.head {
+            Some(Head::Yolov5 { .. } | Head::Yolov8) => Customs { resize: letterbox(false), mean: [0.0; 3], std: [1.0; 3], ..imagenet },
+            // Bytes as they are, as OpenCV orders them.
+            Some(Head::Yolox) => Customs { resize: letterbox(true), color: Color::Bgr, mean: [0.0; 3], std: [1.0 / 255.0; 3] },
+            _ => imagenet,
+        },
+        _ => imagenet,
+    }
+}
+
+/// Flags over the model's own record over what is customary.
 fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -> Result<Preprocess> {
     let recorded: Option<Preprocess> = match onnx::metadata(model, PREPROCESS_KEY) {
         Some(text) => Some(serde_json::from_str(text).map_err(|e| Error::InvalidModel(format!("metadata `{PREPROCESS_KEY}`: {e}")))?),
@@ -221,14 +261,14 @@ fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -
     let known = |i: usize| dims.get(i).copied().flatten().and_then(|d| u32::try_from(d).ok());
     let width = args.size.map(|s| s.0[1]).or(known(3)).or(recorded.as_ref().map(|p| p.width)).unwrap_or(224);
     let height = args.size.map(|s| s.0[0]).or(known(2)).or(recorded.as_ref().map(|p| p.height)).unwrap_or(224);
-    let short = u64::from(width.max(height)) * 256 / 224;
+    let usual = customs(args.task.as_ref(), width, height);
     let color = args.color.or(recorded.as_ref().map(|p| p.color));
-    let color = color.unwrap_or(if known(1) == Some(1) { Color::Gray } else { Color::Rgb });
+    let color = color.unwrap_or(if known(1) == Some(1) { Color::Gray } else { usual.color });
     let channels = color.channels();
-    let per_channel = |flag: &Option<Vec<f32>>, recorded: Option<Vec<f32>>, imagenet: [f32; 3], name: &str| {
+    let per_channel = |flag: &Option<Vec<f32>>, recorded: Option<Vec<f32>>, usual: [f32; 3], name: &str| {
         let mut values = flag.clone().or(recorded).unwrap_or_else(|| match channels {
-            1 => vec![imagenet.iter().sum::<f32>() / 3.0],
-            _ => imagenet.to_vec(),
+            1 => vec![usual.iter().sum::<f32>() / 3.0],
+            _ => usual.to_vec(),
         });
         if values.len() == 1 {
             values.resize(channels, values[0]);
@@ -241,10 +281,10 @@ fn preprocess(args: &QuantizeArgs, model: &ModelProto, dims: &[Option<usize>]) -
     let p = Preprocess {
         width,
         height,
-        resize: args.resize.or(recorded.as_ref().map(|p| p.resize)).unwrap_or(Resize::ShortSide(short as u32)),
+        resize: args.resize.or(recorded.as_ref().map(|p| p.resize)).unwrap_or(usual.resize),
         color,
-        mean: per_channel(&args.mean, recorded.as_ref().map(|p| p.mean.clone()), [0.485, 0.456, 0.406], "mean")?,
-        std: per_channel(&args.std, recorded.as_ref().map(|p| p.std.clone()), [0.229, 0.224, 0.225], "std")?,
+        mean: per_channel(&args.mean, recorded.as_ref().map(|p| p.mean.clone()), usual.mean, "mean")?,
+        std: per_channel(&args.std, recorded.as_ref().map(|p| p.std.clone()), usual.std, "std")?,
         ignore_exif: args.ignore_exif || recorded.is_some_and(|p| p.ignore_exif),
     };
     if p.std.iter().any(|&s| s <= 0.0) {
@@ -328,6 +368,34 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
+/// Writes task and outputs into the model, once they are known to fit it.
+fn record_task(args: &QuantizeArgs, model: &mut ModelProto, shape: &[usize]) -> Result<()> {
+    let json = |e: serde_json::Error| usage(e.to_string());
+    let names: Vec<String> = onnx::graph(model)?.output.iter().map(|o| o.name.clone()).collect();
+    if let Some(missing) = args.heads.iter().find(|h| !names.contains(h)) {
+        return Err(usage(format!("--heads: the model has no output `{missing}`; it has `{}`", names.join("`, `"))));
+    }
+    if let Some(task) = &args.task {
+        let computed = match task {
+            _ if !args.heads.is_empty() => &args.heads[..],
+            Task::Detect(_) => &names[..],
+            _ => &names[..1],
+        };
+        let shapes = edge_quantize::float::shapes(model, shape)?;
+        let outputs: Option<Vec<Output>> =
+            computed.iter().map(|name| Some(Output { name: name.clone(), shape: shapes.get(name)?.clone() })).collect();
+        // A shape that depends on the picture is only known when the model runs.
+        if let Some(outputs) = outputs {
+            Reader::new(Some(task), &outputs, [shape[2], shape[3]], &[]).map_err(|e| usage(format!("--task: {e}")))?;
+        }
+        onnx::set_metadata(model, TASK_KEY, serde_json::to_string(task).map_err(json)?);
+    }
+    if !args.heads.is_empty() {
+        onnx::set_metadata(model, OUTPUTS_KEY, serde_json::to_string(&args.heads).map_err(json)?);
+    }
+    Ok(())
+}
+
 fn run_quantize(args: &QuantizeArgs) -> Result<()> {
     let mut model = input::load_sized(&args.model, args.size.map(|s| s.0.map(|v| v as usize)))?;
     let (input, dims) = onnx::data_input(onnx::graph(&model)?)?;
@@ -356,11 +424,20 @@ fn run_quantize(args: &QuantizeArgs) -> Result<()> {
         let text = serde_json::to_string(&preprocess).map_err(|e| usage(e.to_string()))?;
         onnx::set_metadata(&mut model, PREPROCESS_KEY, text);
     }
+    if args.task.is_some() || !args.heads.is_empty() {
+        record_task(args, &mut model, &shape)?;
+    }
     if let Some(labels) = &args.labels {
         let labels = read_labels(labels)?;
         let logits = edge_quantize::float::shapes(&model, &shape)?;
         let output = &onnx::graph(&model)?.output[0].name;
-        if let Some(&classes) = logits.get(output).and_then(|s| s.last()).filter(|&&n| n != labels.len()) {
+        let classes = logits.get(output).and_then(|s| match args.task {
+            None | Some(Task::Classify | Task::MultiLabel(_)) if args.heads.len() < 2 => s.last(),
+            Some(Task::Segment) => s.get(1),
+            // How many classes a head has, its decoding knows.
+            _ => None,
+        });
+        if let Some(classes) = classes.filter(|&&n| n != labels.len()) {
             return Err(usage(format!("--labels: {} names for {classes} classes", labels.len())));
         }
         let text = serde_json::to_string(&labels).map_err(|e| usage(e.to_string()))?;
