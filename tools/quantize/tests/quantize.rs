@@ -2,7 +2,7 @@
 mod common;
 use assert_cmd::Command;
 use common::*;
-use edge_infer::metadata::{LABELS_KEY, PREPROCESS_KEY, Preprocess};
+use edge_infer::metadata::{LABELS_KEY, OUTPUTS_KEY, PREPROCESS_KEY, Preprocess, TASK_KEY};
 use edge_quantize::data::Inputs;
 use edge_quantize::observe::Calibrator;
 use edge_quantize::onnx::*;
@@ -242,6 +242,19 @@ fn the_command_reads_pictures_and_records_metadata() {
         let p: Preprocess = serde_json::from_str(metadata(&m, PREPROCESS_KEY).unwrap()).unwrap();
         assert!(p.ignore_exif);
     }
+    // What the network is for, if its outputs allow that.
+    let with_task = |task: &str, output: &str| {
+        let arguments = [&at("m.onnx"), "-o", &at(output), "--calib", &at("pictures"), "--task", task, "--recipe", "fast", "--jobs", "1"];
+        command().args(arguments).args(["--heads", &graph(&resnet(17)).unwrap().output[0].name]).assert()
+    };
+    with_task("multi-label", "q.onnx").success();
+    let m = load(at("q.onnx").as_ref()).unwrap();
+    assert_eq!(metadata(&m, TASK_KEY).unwrap(), r#"{"task":"multi-label","threshold":0.5}"#);
+    let heads: Vec<String> = serde_json::from_str(metadata(&m, OUTPUTS_KEY).unwrap()).unwrap();
+    assert_eq!(heads, [graph(&m).unwrap().output[0].name.clone()]);
+    let out = with_task("detect:yolov8", "no.onnx").code(2);
+    let text = String::from_utf8_lossy(&out.get_output().stderr).into_owned();
+    assert!(text.contains("--task") && text.contains("Yolov8") && !dir.path().join("no.onnx").exists(), "{text}");
     std::fs::write(at("gap.json"), r#"{"0": "a", "2": "c"}"#).unwrap();
     let arguments = [&at("m.onnx"), "-o", &at("no.onnx"), "--calib", &at("pictures"), "--labels", &at("gap.json")];
     let out = command().args(arguments).assert().code(1);
