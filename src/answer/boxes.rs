@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// Candidates that are compared at most, the best: as in Ultralytics' YOLO. It bounds the time.
+const MOST_COMPARED: usize = 30_000;
+
 /// A box that a network proposes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
@@ -46,10 +49,12 @@ fn overlap(a: [f32; 4], b: [f32; 4]) -> f32 {
 }
 
 /// Greedy non-maximum suppression, each class for itself: keeps at most `most` candidates, best first; equal scores keep their order.
-/// The same boxes as of `torchvision.ops.batched_nms` and of ONNX's NonMaxSuppression.
+/// The same boxes as of `torchvision.ops.batched_nms` and of ONNX's NonMaxSuppression; of more than 30,000 candidates only the best are
+/// looked at.
 pub fn suppress(candidates: &mut Vec<Candidate>, iou: f32, most: usize) {
     candidates.retain(|c| c.corners.iter().all(|v| v.is_finite()) && !c.score.is_nan());
     candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+    candidates.truncate(MOST_COMPARED);
     let mut kept = 0;
     for i in 0..candidates.len() {
         if kept == most {

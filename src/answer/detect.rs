@@ -27,6 +27,11 @@ enum Decoding {
     Rows,
 }
 
+/// Numbers of classes come as floats, and from anywhere.
+fn class_number(value: f32) -> usize {
+    value.clamp(0.0, 1e6) as usize
+}
+
 /// Shape without the batch of 1.
 fn unbatched(output: &Output) -> &[usize] {
     match &output.shape[..] {
@@ -122,15 +127,11 @@ impl Detector {
                     return Err(format!("{} coordinates, {} scores and {} labels do not fit", boxes.len(), scores.len(), labels.len()));
                 }
                 let all = boxes.as_chunks::<4>().0.iter().zip(scores.iter().zip(labels));
-                out.extend(all.map(|(b, (&score, &class))| Candidate { corners: *b, score, class: class.max(0.0) as usize }));
+                out.extend(all.map(|(b, (&score, &class))| Candidate { corners: *b, score, class: class_number(class) }));
             }
             Decoding::Rows => {
                 let rows = values[0].as_chunks::<6>().0.iter();
-                out.extend(rows.map(|&[a, b, c, d, score, class]| Candidate {
-                    corners: [a, b, c, d],
-                    score,
-                    class: class.max(0.0) as usize,
-                }));
+                out.extend(rows.map(|&[a, b, c, d, score, class]| Candidate { corners: [a, b, c, d], score, class: class_number(class) }));
             }
         }
         // What is suppressed already is only sorted.
