@@ -184,7 +184,7 @@ impl StepOp for GatherStep {
                     continue;
                 }
                 let (from_y, from_x) = (from_row as usize, from as usize);
-                if runs.len() == channels {
+                if runs.len() == channels && pixels == 1 {
                     // Single channels.
                     for (o, &[dy, dx, c, _]) in out.iter_mut().zip(runs) {
                         // SAFETY: the channel is one of the input's, as checked.
