@@ -8,8 +8,8 @@ use edge_infer::graph::{Clamp, DType, QuantParams, Shape, Tensor, TensorId, Weig
 use edge_infer::kernels;
 use edge_infer::ops::reference::{self, Source};
 use edge_infer::ops::{
-    Add, Arithmetic, AveragePool, Concat, Conv, Dequantize, Expression, Function, Gemm, GlobalMaxPool, Graph, Map, MaxPool, Mul, Node, Op,
-    PRelu, Quantize, ReduceSum, Requantize, Sub,
+    Add, Arithmetic, AveragePool, Border, Concat, Conv, DepthToSpace, Dequantize, Expression, Extent, Function, Gemm, GlobalMaxPool, Graph,
+    Groups, Map, MaxPool, Mul, Node, Op, PRelu, Pad, Quantize, ReduceSum, Requantize, Slice, SpaceToDepth, Sub,
 };
 use edge_infer::plan::{self, Policy};
 use proptest::prelude::*;
@@ -141,7 +141,8 @@ impl Builder {
         let x = self.pick();
         let shape @ [c, h, w] = self.shapes[x];
         let x_scale = self.scale(x);
-        match self.rng.below(16) {
+        match self.rng.below(19) {
+            16.. => self.moved(x),
             0..=3 => {
                 let (window, [oh, ow]) = self.window(shape, false)?;
                 let groups = match self.rng.below(5) {
@@ -266,6 +267,47 @@ impl Builder {
                 Some(self.push(Requantize { clamp }, vec![x], shape, quant))
             }
         }
+    }
+
+    /// Values of `x` elsewhere, with its quantization.
+    fn moved(&mut self, x: TensorId) -> Option<TensorId> {
+        let shape @ [c, h, w] = self.shapes[x];
+        let quant = self.graph.tensors[x].quant;
+        let (op, shape): (Op, _) = match self.rng.below(4) {
+            0 => {
+                let border = [Border::Constant(self.rng.real(-9.0, 9.0) * quant.scale), Border::Reflect, Border::Edge, Border::Wrap];
+                let border = border[self.rng.below(4)];
+                let most = if border == Border::Reflect { 1 } else { 0 };
+                let amounts = shape.map(|size| [0, 1].map(|_| self.rng.below((size + 1 - most).min(4)) as i64));
+                let padded = [0, 1, 2].map(|d| shape[d] + (amounts[d][0] + amounts[d][1]) as usize);
+                (Pad { amounts, border }.into(), padded)
+            }
+            1 => {
+                let step = self.rng.between(1, 2);
+                let starts = shape.map(|size| self.rng.below(size));
+                let extents = starts.map(|start| Extent::Range { start: start as i64, end: i64::MAX, step: step as i64 });
+                (Slice { extents }.into(), [0, 1, 2].map(|d| (shape[d] - starts[d]).div_ceil(step)))
+            }
+            2 => {
+                let block = [self.rng.between(1, 3), self.rng.between(1, 3)];
+                let channels = Some(c / (block[0] * block[1])).filter(|n| n * block[0] * block[1] == c && *n > 0)?;
+                let groups = match self.rng.below(3) {
+                    0 => Groups::EachChannel,
+                    1 if channels.is_multiple_of(2) => Groups::Of(2),
+                    _ => Groups::Of(1),
+                };
+                let sides = [h * block[0], w * block[1]];
+                let crop = [sides[0], sides[1], sides[0], sides[1]].map(|side| self.rng.below(side.div_ceil(2).min(4)));
+                (DepthToSpace { block, groups, crop }.into(), [channels, sides[0] - crop[0] - crop[2], sides[1] - crop[1] - crop[3]])
+            }
+            _ => {
+                let block = self.rng.between(1, 3);
+                let [y, x] = [h, w].map(|side| Some(side / block).filter(|n| n * block == side));
+                (SpaceToDepth { block }.into(), [c * block * block, y?, x?])
+            }
+        };
+        let [c, h, w] = shape;
+        (c <= 96 && h * w <= 900).then(|| self.push(op, vec![x], shape, quant))
     }
 
     /// A fully connected layer; not over a tensor that a convolution pads, which the planner refuses.

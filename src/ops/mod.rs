@@ -50,7 +50,7 @@ pub use join::Join;
 pub use lookup::{Map, Requantize};
 pub use max_pool::{GlobalMaxPool, MaxPool};
 pub use mul::Mul;
-pub use pad::Pad;
+pub use pad::{Border, Pad};
 pub use planner::Policy;
 pub(crate) use planner::{Cost, Planner, Site, StepInfo, domain_shift};
 pub use prelu::PRelu;

@@ -1,24 +1,52 @@
-//! A constant around a tensor.
+//! A border around a tensor: a constant, or values of its own.
 
 use super::gather::{Sources, reference};
 use super::reference::{Inputs, Results};
 use super::{Operator, Planner, Site, domain_shift};
 use crate::graph::{QuantParams, Shape};
 
-/// ONNX `Pad`, mode `constant`: same quantization in and out; the constant is rounded to it. Negative amounts cut off.
+/// What a border holds (ONNX `Pad`, `mode`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Border {
+    /// This real value, rounded to the tensor's quantization.
+    Constant(f32),
+    /// The values inside, mirrored at the outermost one, which stands once.
+    Reflect,
+    /// The outermost value.
+    Edge,
+    /// The values from the other end.
+    Wrap,
+}
+
+impl Border {
+    /// The value of a side of `size` that stands at place `i`, counted from the first one.
+    fn source(self, i: i64, size: usize) -> Option<usize> {
+        let last = size as i64 - 1;
+        let inside = match self {
+            Border::Constant(_) => i,
+            Border::Reflect => last - (last - i.abs()).abs(),
+            Border::Edge => i.clamp(0, last),
+            Border::Wrap => i.rem_euclid(last + 1),
+        };
+        usize::try_from(inside).ok().filter(|i| *i < size)
+    }
+}
+
+/// ONNX `Pad`: same quantization in and out. Negative amounts of a constant border cut off.
 #[derive(Debug, Clone)]
 pub struct Pad {
     /// Before, and after: channels, height, width.
     pub amounts: [[i64; 2]; 3],
-    /// The constant, a real value.
-    pub value: f32,
+    /// What is put there.
+    pub border: Border,
 }
 
 impl Pad {
     /// The constant, quantized as the tensor.
     fn fill(&self, quant: QuantParams) -> i32 {
+        let Border::Constant(value) = self.border else { return quant.zero_point };
         let (min, max) = quant.dtype.range();
-        ((self.value / quant.scale).round_ties_even() as i32).saturating_add(quant.zero_point).clamp(min, max)
+        ((value / quant.scale).round_ties_even() as i32).saturating_add(quant.zero_point).clamp(min, max)
     }
 }
 
@@ -34,6 +62,16 @@ impl Operator for Pad {
             return Err("a picture [1, C, H, W] is needed, not a vector".into());
         }
         let side = |size: usize, axis: usize| {
+            // One mirror, or one more of the same, at each end.
+            let limit = match self.border {
+                Border::Constant(_) => None,
+                Border::Edge => Some(i64::from(u16::MAX)),
+                Border::Reflect => Some(size as i64 - 1),
+                Border::Wrap => Some(size as i64),
+            };
+            if limit.is_some_and(|limit| self.amounts[axis].iter().any(|a| !(0..=limit).contains(a))) {
+                return Err(format!("{:?} of {size} values do not reach {:?}", self.border, self.amounts[axis]));
+            }
             let padded = (size as i64).checked_add(self.amounts[axis][0]).and_then(|n| n.checked_add(self.amounts[axis][1]));
             padded
                 .and_then(|n| usize::try_from(n).ok())
@@ -48,7 +86,7 @@ impl Operator for Pad {
         let ([h, w, c], [out_h, out_w, out_c]) = (p.shapes[x].hwc, p.shapes[out].hwc);
         let axis = |axis: usize, size: usize, out: usize| {
             let before = self.amounts[axis][0];
-            (0..out as i64).map(move |i| usize::try_from(i - before).ok().filter(|i| *i < size))
+            (0..out as i64).map(move |i| self.border.source(i - before, size))
         };
         let quant = p.quant(x);
         let fill = (self.fill(quant) + domain_shift(quant.dtype, p.kernel.domain)) as u8;
@@ -63,11 +101,7 @@ impl Operator for Pad {
         reference(inputs, shape, fill, |to| {
             let mut from = [0; 3];
             for axis in 0..3 {
-                let i = to[axis] as i64 - self.amounts[axis][0];
-                if !(0..[c, h, w][axis] as i64).contains(&i) {
-                    return None;
-                }
-                from[axis] = i as usize;
+                from[axis] = self.border.source(to[axis] as i64 - self.amounts[axis][0], [c, h, w][axis])?;
             }
             Some(from)
         })
