@@ -10,6 +10,7 @@ mod common;
 
 use common::{argmax, golden, isas, load, python, read_f32, run_python, tests_folder, write_f32};
 use edge_infer::graph::Shape;
+use edge_infer::import::canonical::{Interface, canonicalize};
 use edge_infer::import::{lower, onnx};
 use edge_infer::ops::reference::{self, Source};
 use edge_infer::ops::{Graph, Op};
@@ -114,7 +115,11 @@ const CASES: &[(&str, Is, Is, bool)] = &[
 
 /// Lowers a file; `None` if it is not one region.
 fn region(path: &Path) -> Option<(Graph, Vec<lower::Fallback>)> {
-    let lowered = lower::lower(&onnx::load(path).unwrap(), &Default::default()).unwrap();
+    region_of(&onnx::load(path).unwrap())
+}
+
+fn region_of(model: &onnx::ModelProto) -> Option<(Graph, Vec<lower::Fallback>)> {
+    let lowered = lower::lower(model, &Default::default()).unwrap();
     let mut regions = lowered.regions;
     (regions.len() == 1).then(|| (regions.remove(0), lowered.fallbacks))
 }
@@ -125,9 +130,9 @@ struct Reference {
     exact: Option<Vec<f64>>,
 }
 
-/// Runs the reference on a file; `None` if that is not one region.
-fn run_reference(path: &Path, shape: &[usize], input: &[f32]) -> Option<Reference> {
-    let (graph, fallbacks) = region(path)?;
+/// Runs the reference on a file's region; `None` if it is not one, or not all.
+fn run_reference(region: Option<(Graph, Vec<lower::Fallback>)>, shape: &[usize], input: &[f32]) -> Option<Reference> {
+    let (graph, fallbacks) = region?;
     let source = Source { shape: Shape::of_onnx(shape).unwrap(), data: input };
     let mut results = reference::run(&graph, &HashMap::from([("x", source)]), |_, _| {});
     let exact = match graph.nodes.last().map(|n| (&n.op, n.inputs[0])) {
@@ -190,7 +195,7 @@ fn golden_models_equal_onnx_runtime() {
         let mut model = load(&path, None, 1);
         let ours = model.run(&input).unwrap().to_vec();
 
-        let defined = run_reference(&path, model.input_shape(), &input);
+        let defined = run_reference(region(&path), model.input_shape(), &input);
         assert_eq!(defined.is_some(), whole, "{name}: {:?}", model.report().nodes);
         if let Some(defined) = &defined {
             assert!(defined.result.iter().zip(&ours).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: the definition differs");
@@ -309,6 +314,35 @@ fn live_onnx_runtime_agrees_within_one_step() {
     let [values, ties] = [0, 1].map(|i| ties.iter().map(|c| c[i]).sum::<usize>());
     println!("node by node: {ties} of {values} values differ, all within 0.001 steps of a tie");
     assert!(values > 100_000 && ties * 1000 < values);
+}
+
+/// Operators whose geometry has many cases, one by one, on every instruction set. Scales are powers of two, so that ONNX Runtime's float
+/// arithmetic is exact.
+#[test]
+fn live_single_operators_equal_onnx_runtime() {
+    let Some(python) = python("numpy, onnx, onnxruntime") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let listing = run_python(&python, "operators.py", &[folder.path().as_os_str(), "240".as_ref()]);
+    let mut values = 0;
+    for name in listing.lines() {
+        let path = folder.path().join(name).with_extension("onnx");
+        let input = read_f32(&path.with_extension("in.f32"));
+        let theirs = read_f32(&path.with_extension("out.f32"));
+        for isa in isas() {
+            let mut model = load(&path, Some(isa), 2);
+            let report = model.report();
+            assert!(report.nodes.iter().all(|n| n.why.is_none()), "{name}: parts stay in float: {:?}", report.nodes);
+            compare(&format!("{name} on {isa}"), Equal, model.run(&input).unwrap(), &theirs, None, f32::NAN);
+        }
+        let mut file = onnx::load(&path).unwrap();
+        canonicalize(&mut file, &Interface::default()).unwrap();
+        let shape = load(&path, None, 1).input_shape().to_vec();
+        let defined = run_reference(region_of(&file), &shape, &input).unwrap_or_else(|| panic!("{name}: not one region"));
+        compare(&format!("the definition of {name}"), Equal, &defined.result, &theirs, None, f32::NAN);
+        values += theirs.len();
+    }
+    println!("{} models, {values} values: all equal ONNX Runtime's", listing.lines().count());
+    assert_eq!(listing.lines().count(), 240);
 }
 
 /// The trained thin ResNet-18. Its logits are float, so near ties within the network show: they may move a logit by as much

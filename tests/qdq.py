@@ -124,6 +124,15 @@ class Net:
         self.channels[y] = out
         return y
 
+    def conv_transpose(self, x, out, kernel, group=1, per_channel=True, bias=True, **attributes):
+        """Scales of one output each; with groups, of all that have the same place in their group."""
+        each = out // group
+        w, scale = self.weights([self.channels[x], each, *kernel], 1, per_channel)
+        inputs = [x, w] + ([self.bias(x, np.tile(scale, group))] if bias else [])
+        y = self.node("ConvTranspose", inputs, kernel_shape=list(kernel), group=group, **attributes)
+        self.channels[y] = out
+        return y
+
     def gemm(self, x, size, out, trans=True):
         w, scale = self.weights([out, size] if trans else [size, out], 0 if trans else 1, True)
         return self.node("Gemm", [x, w, self.bias(x, scale)], transB=int(trans))

@@ -276,10 +276,14 @@ fn validate_packed(t: &TensorProto, count: usize) -> Result<()> {
 
 /// Refuses windows far beyond any network's: a broken file's would take memory and time without bound, here or in tract.
 fn check_geometry(node: &NodeProto) -> Result<()> {
-    if !["Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "QLinearAveragePool"].contains(&node.op_type.as_str()) {
+    if !["Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "MaxPool", "AveragePool", "QLinearAveragePool"]
+        .contains(&node.op_type.as_str())
+    {
         return Ok(());
     }
-    for (name, range) in [("kernel_shape", 1..=4096), ("strides", 1..=4096), ("dilations", 1..=4096), ("pads", 0..=64)] {
+    for (name, range) in
+        [("kernel_shape", 1..=4096), ("strides", 1..=4096), ("dilations", 1..=4096), ("pads", 0..=64), ("output_padding", 0..=64)]
+    {
         if let Some(v) = attr_ints(node, name).iter().find(|v| !range.contains(*v)) {
             return Err(node_error(node, format!("{name} holds {v}; {} to {} is supported", range.start(), range.end())));
         }

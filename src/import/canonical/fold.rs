@@ -263,6 +263,7 @@ impl Fold {
                 true
             }
             "Reshape" => self.simplify_reshape(node).is_some(),
+            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" => self.explicit_window(node).is_some(),
             "CastLike" => {
                 let to = node.input.get(1).map_or(0, |like| self.facts.data_type(like));
                 if to == 0 {
@@ -287,6 +288,15 @@ impl Fold {
             }
             _ => false,
         }
+    }
+
+    fn explicit_window(&self, node: &mut NodeProto) -> Option<()> {
+        let [_, _, Dim::Known(h), Dim::Known(w)] = *self.facts.dims(node.input.first()?)? else { return None };
+        let kernel = match *attr_ints(node, "kernel_shape") {
+            [y, x] => [y, x],
+            _ => self.facts.known(node.input.get(1)?)?.get(2..)?.try_into().ok()?,
+        };
+        super::windows::explicit(node, kernel, [h, w])
     }
 
     fn simplify_reshape(&mut self, node: &mut NodeProto) -> Option<()> {

@@ -24,9 +24,11 @@ mod qoperators;
 mod quantized;
 mod steps;
 mod tensor;
+mod windows;
 
 pub use interface::{Interface, channels_last, open_size};
 pub use older::write_older;
+pub use windows::explicit as explicit_window;
 
 use crate::Error;
 use crate::Result;

@@ -14,6 +14,7 @@ mod operators;
 mod quantization;
 mod regions;
 pub mod rules;
+mod transposed;
 mod weights;
 
 pub use operators::{clamp_bounds, is_spatial_mean};
@@ -25,13 +26,14 @@ use crate::ops::{
     Node, Op, PRelu, Quantize, ReduceSum, Requantize, Sub,
 };
 use crate::ops::{
-    Coordinates, DepthToSpace, Extent, Groups, Join, Nearest, Pad, Rearrange, Resize, ResizeLinear, ResizeNearest, ResizeTo, Slice,
+    Border, Coordinates, DepthToSpace, Extent, Groups, Join, Nearest, Pad, Rearrange, Resize, ResizeLinear, ResizeNearest, ResizeTo, Slice,
     SpaceToDepth, View,
 };
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use tract_onnx::pb::tensor_proto::DataType;
+use weights::signed_bytes;
 
 /// `op_type` of the node that stands for a region in the remaining graph.
 pub const REGION_OP: &str = "EdgeInt8Region";
@@ -94,6 +96,14 @@ enum Base {
         weights: Arc<Weights>,
         window: Window,
         groups: usize,
+    },
+    /// One output for each phase of the stride, which `spread` makes pixels of.
+    ConvTranspose {
+        x: TensorId,
+        weights: Arc<Weights>,
+        window: Window,
+        groups: usize,
+        spread: DepthToSpace,
     },
     Gemm {
         x: TensorId,
@@ -259,7 +269,7 @@ impl<'a> Lowering<'a> {
             "DequantizeLinear" => return self.dequantize(node),
             // Of integers, as QOperator models have it.
             "MaxPool" | "Flatten" if matches!(self.value(node, 0), Some(Value::Quantized(_))) => return self.integer_view(node),
-            "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" | "Transpose" => {
+            "Flatten" | "Reshape" | "Identity" | "Dropout" | "Squeeze" | "Transpose" | "Unsqueeze" => {
                 Ok(self.view(node).or_else(|| self.rearrange(node).map(Value::Pending)))
             }
             "Split" => self.split(node).map(|parts| {

@@ -70,20 +70,24 @@ impl<'a> Lowering<'a> {
 
     pub(super) fn pad(&self, node: &NodeProto) -> Match<Pending> {
         let x = self.picture(node, 0)?;
-        if attr(node, "mode").is_some_and(|a| a.s != b"constant") {
-            return Err("its mode is not constant".into());
-        }
         let pads = self.integers(node, 1)?.ok_or("its amounts are missing")?;
         let axes = self.integers(node, 3)?.unwrap_or_else(|| (0..4).collect());
         if pads.len() != 2 * axes.len() {
             return Err("its amounts and axes differ in number".into());
         }
-        let value = match node.input.get(2).filter(|s| !s.is_empty()) {
-            None => 0.0,
+        let value = || match node.input.get(2).filter(|s| !s.is_empty()) {
+            None => Ok(0.0),
             Some(_) => {
                 let t = self.constant(node, 2).ok_or("its value is computed")?;
-                f32_data(t).map_err(|e| e.to_string())?.first().copied().ok_or("its value is missing")?
+                f32_data(t).map_err(|e| e.to_string())?.first().copied().ok_or("its value is missing".to_string())
             }
+        };
+        let border = match attr(node, "mode").map_or(&b"constant"[..], |a| &a.s) {
+            b"constant" => Border::Constant(value()?),
+            b"reflect" => Border::Reflect,
+            b"edge" => Border::Edge,
+            b"wrap" => Border::Wrap,
+            other => return Err(format!("its mode {} is unknown", String::from_utf8_lossy(other))),
         };
         let mut amounts = [[0; 2]; 3];
         for (i, &axis) in axes.iter().enumerate() {
@@ -92,7 +96,7 @@ impl<'a> Lowering<'a> {
                 amounts[axis_of(axis)?] = both;
             }
         }
-        Ok(self.moved(node, x, Pad { amounts, value }))
+        Ok(self.moved(node, x, Pad { amounts, border }))
     }
 
     pub(super) fn depth_to_space(&self, node: &NodeProto) -> Match<Pending> {
@@ -135,10 +139,23 @@ impl<'a> Lowering<'a> {
         let view = match node.op_type.as_str() {
             "Reshape" if attr_int(node, "allowzero", 0) == 0 => View::Reshape(i64_data(self.constant(node, 1)?).ok()?),
             "Transpose" => View::Transpose(attr_ints(node, "perm").iter().map(|&a| usize::try_from(a).ok()).collect::<Option<_>>()?),
+            // A vector, as a picture of one pixel.
+            "Unsqueeze" => {
+                let mut axes = i64_data(self.constant(node, 1)?).ok()?;
+                axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += 4);
+                axes.sort_unstable();
+                if axes != [2, 3] {
+                    return None;
+                }
+                View::Reshape(vec![0, 0, 1, 1])
+            }
             _ => return None,
         };
         match self.value(node, 0)? {
-            &Value::Real { tensor, flat: false } => Some(self.moved(node, tensor, Rearrange { views: vec![view] })),
+            &Value::Real { tensor, flat } => {
+                let flattened = (flat && !self.tensors[tensor].flat).then(|| View::Reshape(vec![1, -1]));
+                Some(self.moved(node, tensor, Rearrange { views: flattened.into_iter().chain([view]).collect() }))
+            }
             Value::Pending(p) if p.clamp == Clamp::default() && p.residual.is_none() => match &p.base {
                 Base::Move { x, op: Op::Rearrange(before) } => {
                     let views = before.views.iter().cloned().chain([view]).collect();

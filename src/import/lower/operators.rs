@@ -15,7 +15,9 @@ impl<'a> Lowering<'a> {
 
     pub(super) fn gemm(&self, node: &NodeProto) -> Match<Pending> {
         let (x, flat) = self.real(node, 0)?;
-        if !flat {
+        // What a float operator made may be a vector: a Gemm takes nothing else.
+        let entry = || self.nodes.iter().any(|n| n.output == Some(x) && matches!(n.op, Op::Quantize(_)));
+        if !flat && !entry() {
             return Err("its input is not known to be a vector".into());
         }
         if attr_int(node, "transA", 0) != 0 || attr_float(node, "alpha", 1.0) != 1.0 || attr_float(node, "beta", 1.0) != 1.0 {
@@ -329,8 +331,13 @@ pub fn is_spatial_mean(node: &NodeProto, axes: Option<&TensorProto>, rank: Optio
 }
 
 pub(super) fn groups(node: &NodeProto, weights: &Weights) -> Match<usize> {
+    groups_of(node, weights.out)
+}
+
+/// Groups of `channels` channels.
+pub(super) fn groups_of(node: &NodeProto, channels: usize) -> Match<usize> {
     let groups = usize::try_from(attr_int(node, "group", 1)).ok();
-    groups.filter(|&g| g > 0 && weights.out.is_multiple_of(g)).ok_or_else(|| "its group attribute is wrong".into())
+    groups.filter(|&g| g > 0 && channels.is_multiple_of(g)).ok_or_else(|| "its group attribute is wrong".into())
 }
 
 /// Geometry from a node's attributes; `kernel` where the weights give it.

@@ -32,6 +32,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn emit(&mut self, p: Pending, name: &str, quant: QuantParams) -> TensorId {
         let mut xs = match &p.base {
             Base::Conv { x, .. }
+            | Base::ConvTranspose { x, .. }
             | Base::Gemm { x, .. }
             | Base::MaxPool { x, .. }
             | Base::AveragePool { x, .. }
@@ -57,6 +58,13 @@ impl<'a> Lowering<'a> {
         let residual = p.residual.is_some();
         let op: Op = match p.base {
             Base::Conv { weights, window, groups, .. } => Conv { weights, window, groups, residual, clamp }.into(),
+            Base::ConvTranspose { weights, window, groups, spread, .. } => {
+                let conv = Conv { weights, window, groups, residual, clamp };
+                let phases = self.new_tensor(&format!("{name}/phases"), quant, false, level);
+                self.nodes.push(Node { name: p.node.clone(), op: conv.into(), inputs, output: Some(phases) });
+                inputs = vec![phases];
+                spread.into()
+            }
             Base::Gemm { weights, .. } => Gemm { weights, clamp, float_output: None }.into(),
             Base::AveragePool { window, count_include_pad, .. } => AveragePool { window, count_include_pad, clamp }.into(),
             Base::ReduceSum { .. } => ReduceSum { clamp }.into(),

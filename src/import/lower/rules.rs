@@ -84,6 +84,14 @@ const UNARY: Rule =
 /// Every operator that runs in int8.
 pub const RULES: &[Rule] = &[
     Rule { op: "Conv", lower: |l, n| l.conv(n), quantizable: conv, weighted: true, fuses_clamp: true, ..PLAIN },
+    Rule {
+        op: "ConvTranspose",
+        lower: |l, n| l.conv_transpose(n),
+        quantizable: conv_transpose,
+        weighted: true,
+        fuses_clamp: true,
+        ..PLAIN
+    },
     Rule { op: "Gemm", lower: |l, n| l.gemm(n), quantizable: gemm, weighted: true, fuses_clamp: true, ..PLAIN },
     // The quantizer makes a Gemm of it first.
     Rule { op: "MatMul", lower: |l, n| l.mat_mul(n), quantizable: |_, _| Err("it is no product with a constant matrix".into()), ..PLAIN },
@@ -170,6 +178,13 @@ fn conv(node: &NodeProto, f: &Facts<'_>) -> Result<(), String> {
         Some([_, _, _, _]) => Ok(()),
         other => Err(format!("its input {other:?} is no picture [1, C, H, W]")),
     }
+}
+
+fn conv_transpose(node: &NodeProto, f: &Facts<'_>) -> Result<(), String> {
+    conv(node, f)?;
+    let Some(&[_, _, h, w]) = f.constant(node, 1).map(|t| t.dims.as_slice()) else { return Err("its weights are no pictures".into()) };
+    let kernel = [h, w].map(|n| usize::try_from(n).unwrap_or(0));
+    if kernel.contains(&0) { Err("its kernel is empty".into()) } else { super::transposed::sides(node, kernel).map(|_| ()) }
 }
 
 fn gemm(node: &NodeProto, f: &Facts<'_>) -> Result<(), String> {
@@ -290,7 +305,7 @@ fn pad(node: &NodeProto, f: &Facts<'_>) -> Result<(), String> {
     constants(node, f, 1..4)?;
     let zero = f.constant(node, 2).is_none_or(|t| f32_data(t).is_ok_and(|v| v.iter().all(|&v| v == 0.0)));
     let constant = attr(node, "mode").is_none_or(|a| a.s == b"constant");
-    if zero && constant { Ok(()) } else { Err("it pads with other values than zero".into()) }
+    if zero || !constant { Ok(()) } else { Err("it pads with other numbers than zero".into()) }
 }
 
 fn resize(node: &NodeProto, f: &Facts<'_>) -> Result<(), String> {

@@ -3,6 +3,24 @@
 use super::quantization::{int_data, zero_points};
 use super::*;
 
+/// Weights by their distances from the zero point, for each output and each of its weights: signed bytes, and whether each row holds two kernels.
+pub(super) fn signed_bytes(out: usize, per_out: usize, distance: impl Fn(usize, usize) -> i32) -> Match<(Vec<i8>, bool)> {
+    let distance = &distance;
+    let distances = || (0..out).flat_map(|o| (0..per_out).map(move |k| distance(o, k)));
+    if let Some(data) = distances().map(|d| i8::try_from(d).ok()).collect::<Option<Vec<i8>>>() {
+        return Ok((data, false));
+    }
+    if distances().any(|d| d.abs() > 254) {
+        return Err("its weights reach 255 steps from their zero point; quantize them symmetrically".into());
+    }
+    // Asymmetric weights need nine bits: the sum of two signed bytes, each multiplied with the same input.
+    let row = |o: usize| {
+        let half = move |k: usize| distance(o, k) / 2;
+        (0..per_out).map(half).chain((0..per_out).map(move |k| distance(o, k) - half(k)))
+    };
+    Ok(((0..out).flat_map(row).map(|d| d as i8).collect(), true))
+}
+
 impl<'a> Lowering<'a> {
     /// Weights of an operator in QDQ form.
     pub(super) fn weights(&self, node: &NodeProto, rank: usize, out_axis: usize) -> Match<Stored> {
@@ -31,20 +49,7 @@ impl<'a> Lowering<'a> {
         // Distances from the zero point, output channels outermost.
         let at = |o: usize, k: usize| values[if out_axis == 0 { o * per_out + k } else { k * out + o }];
         let zero = |o: usize| w.zero_point[if w.zero_point.len() == 1 { 0 } else { o }];
-        let distances = || (0..out).flat_map(|o| (0..per_out).map(move |k| (o, k))).map(|(o, k)| at(o, k) - zero(o));
-        let byte = |d: i32| i8::try_from(d).ok();
-        let (data, twice) = match distances().map(byte).collect::<Option<Vec<i8>>>() {
-            Some(data) => (data, false),
-            // Asymmetric weights need nine bits: the sum of two signed bytes, each multiplied with the same input.
-            None if distances().all(|d| d.abs() <= 254) => {
-                let rows = (0..out).flat_map(|o| {
-                    let half = move |k: usize| (at(o, k) - zero(o)) / 2;
-                    (0..per_out).map(half).chain((0..per_out).map(move |k| at(o, k) - zero(o) - half(k)))
-                });
-                (rows.map(|d| d as i8).collect(), true)
-            }
-            None => return Err("its weights reach 255 steps from their zero point; quantize them symmetrically".into()),
-        };
+        let (data, twice) = signed_bytes(out, per_out, |o, k| at(o, k) - zero(o))?;
         let per_out = data.len() / out;
         let scale = if w.scale.len() == 1 { vec![w.scale[0]; out] } else { w.scale.clone() };
         Ok((Weights { data, out, per_out, scale, bias: vec![0; out] }, dims, twice))
