@@ -4,6 +4,7 @@
 //! W' = W·k, b' = (b − μ)·k + β with k = γ/√(σ² + ε), computed in f64 and rounded to f32 once.
 
 use crate::onnx::*;
+use crate::rows::Rows;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -158,8 +159,11 @@ fn fold_one(graph: &mut GraphProto, index: usize, scaling: &Scaling, x: &str, na
         keep!("it normalizes a graph input or constant");
     };
     let conv = &graph.node[conv_at];
-    if !is_op(conv, "Conv") || conv.input.len() < 2 {
-        keep!("it follows {}, not a Conv", node_name(conv));
+    // A Gemm is a layer of vectors, which only a BatchNorm scales by channels.
+    let plain = || attr_int(conv, "transA", 0) == 0 && attr_float(conv, "beta", 1.0) == 1.0;
+    let gemm = is_op(conv, "Gemm") && is_op(&node, "BatchNormalization") && plain();
+    if !(gemm || is_op(conv, "Conv") || is_op(conv, "ConvTranspose")) || conv.input.len() < 2 {
+        keep!("it follows {}, which cannot take it up", node_name(conv));
     }
     if used.get(&conv.output[0]) != Some(&1) {
         keep!("the output of {} has other readers", node_name(conv));
@@ -170,8 +174,9 @@ fn fold_one(graph: &mut GraphProto, index: usize, scaling: &Scaling, x: &str, na
         keep!("the weights of {} are not float32", node_name(conv));
     }
     let dims = tensor_dims(weight)?;
-    let channels = dims.first().copied().unwrap_or(0);
-    if dims.len() != 4 || (scaling.scale.len() != channels && scaling.scale.len() != 1) {
+    let rows = Rows::of(conv, &dims);
+    let channels = rows.outputs;
+    if dims.len() != if gemm { 2 } else { 4 } || (scaling.scale.len() != channels && scaling.scale.len() != 1) {
         return Err(node_error(&node, format!("it scales {} channels, its Conv makes {channels}", scaling.scale.len())));
     }
     let bias = match conv.input.get(2).filter(|s| !s.is_empty()) {
@@ -186,16 +191,22 @@ fn fold_one(graph: &mut GraphProto, index: usize, scaling: &Scaling, x: &str, na
     };
     let mut weights = f32_data(weight)?;
     let mut new_bias = Vec::with_capacity(channels);
-    let per_channel = weights.len().checked_div(channels).unwrap_or(0);
-    for c in 0..channels {
-        let i = if scaling.scale.len() == 1 { 0 } else { c };
-        let (k, b) = (scaling.scale[i], f64::from(bias[c]) * scaling.scale[i] + scaling.offset[i]);
-        let row = &mut weights[c * per_channel..(c + 1) * per_channel];
-        row.iter_mut().for_each(|w| *w = (f64::from(*w) * k) as f32);
-        if !k.is_finite() || !(b as f32).is_finite() || row.iter().any(|w| !w.is_finite()) {
-            return Err(node_error(&node, format!("channel {c} folds to NaN or infinity: its variance is not usable")));
+    let of = |values: &[f64], c: usize| values[if values.len() == 1 { 0 } else { c }];
+    let unusable = |c: usize| node_error(&node, format!("channel {c} folds to NaN or infinity: its variance is not usable"));
+    for (at, w) in weights.iter_mut().enumerate() {
+        let c = rows.output(at);
+        *w = (f64::from(*w) * of(&scaling.scale, c)) as f32;
+        if !w.is_finite() {
+            return Err(unusable(c));
         }
-        new_bias.push(b as f32);
+    }
+    for (c, &b) in bias.iter().enumerate() {
+        let k = of(&scaling.scale, c);
+        let b = (f64::from(b) * k + of(&scaling.offset, c)) as f32;
+        if !k.is_finite() || !b.is_finite() {
+            return Err(unusable(c));
+        }
+        new_bias.push(b);
     }
     // Shared tensors keep their old values for their other readers.
     let old = [Some(conv.input[1].clone()), conv.input.get(2).filter(|s| !s.is_empty()).cloned()];

@@ -23,8 +23,10 @@ pub mod qdq;
 pub mod recipe;
 pub mod report;
 pub mod rounding;
+pub mod rows;
 pub mod scheme;
 pub mod sensitivity;
+pub mod sequences;
 pub mod shaped;
 
 pub use edge_infer::import::onnx;

@@ -3,7 +3,7 @@
 //! Every operator of the int8 set reads and writes quantized tensors, except that
 //! - a Conv or Add followed by one Relu or Clip is quantized after it,
 //! - MaxPool keeps its input's parameters, Flatten and Reshape pass them through,
-//! - a graph output stays float,
+//! - a graph output stays float, unless a convolution makes it,
 //! - functions of one tensor (SiLU, Gelu, whatever exporters compose of unary operators and numbers) are quantized at their end,
 //! - in [`Residual::Fused`], a residual branch's last Conv goes into its Add unrounded.
 
@@ -64,7 +64,7 @@ impl Plan {
 }
 
 fn is_transparent(node: &NodeProto) -> bool {
-    is_op(node, "Flatten") || is_op(node, "Reshape") || is_op(node, "Transpose")
+    ["Flatten", "Reshape", "Transpose", "Unsqueeze"].iter().any(|op| is_op(node, op))
 }
 
 fn is_clamp(node: &NodeProto) -> bool {
@@ -279,6 +279,8 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
     let fuses = |t: &str| used.get(t) == Some(&1) && producer_of(t).is_some_and(|(p, _)| int8[p].is_some_and(|before| before.fuses_clamp));
     let composed = composed(graph, &int8, &used, &results, &activation, &fuses);
     unrounded.extend(composed.iter().cloned());
+    // Results of convolutions, and of what is computed with them before anything is rounded.
+    let mut convolved: HashSet<&str> = HashSet::new();
     for (i, node) in graph.node.iter().enumerate() {
         let Some(rule) = int8[i] else { continue };
         let output = &node.output[0];
@@ -318,8 +320,13 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         }
         // Logits that only float operators read (Softmax) leave the integers unrounded.
         let logits = is_op(node, "Gemm") && !read_in_int8.contains(output.as_str());
+        // A convolution computes in int8 only if its end is quantized, be it the graph's.
+        let ends = rule.weighted && !is_op(node, "Gemm") || inputs(node).any(|t| unrounded.contains(t) && convolved.contains(t));
+        if ends {
+            convolved.extend(outputs(node));
+        }
         if !logits {
-            wanted.extend(outputs(node).filter(|o| !results.contains(o) && shapes.contains_key(*o)).map(String::from));
+            wanted.extend(outputs(node).filter(|o| (ends || !results.contains(o)) && shapes.contains_key(*o)).map(String::from));
         }
     }
     // Reshapes and transpositions in a row that end with a picture (a channel shuffle) move integers.
@@ -332,7 +339,9 @@ pub fn plan(graph: &GraphProto, shapes: &Shapes, residual: Residual, keep_float:
         }
     }
     if plan.weighted.is_empty() {
-        return Err(Error::UnsupportedModel("it has no Conv or Gemm with constant float32 weights: nothing to quantize".into()));
+        return Err(Error::UnsupportedModel(
+            "it has no Conv or Gemm with constant float32 weights, so there is nothing to quantize; edge-infer runs it as it is".into(),
+        ));
     }
     let inputs = graph.input.iter().map(|i| i.name.as_str());
     let computed = graph.node.iter().flat_map(outputs);

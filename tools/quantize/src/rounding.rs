@@ -61,6 +61,9 @@ impl Reads {
     pub fn of(node: &NodeProto, weights: &[usize], shape: &[usize]) -> Option<Self> {
         let unit = Window { kernel: [1; 2], stride: [1; 2], dilation: [1; 2], pad: [0; 4], ceil: false };
         let groups = usize::try_from(attr_int(node, "group", 1)).ok().filter(|&g| g > 0)?;
+        if is_op(node, "ConvTranspose") {
+            return None; // each of its phases reads other taps
+        }
         let (shape, window) = match (weights, shape) {
             (&[_, k], _) if shape.iter().product::<usize>() == k => ([k, 1, 1], unit),
             (&[out, per_group, kh, kw], &[_, c, h, w]) if c == per_group * groups && out % groups == 0 => {

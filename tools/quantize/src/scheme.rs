@@ -212,6 +212,15 @@ pub fn quantize_weights(weights: &[f32], bias: &[f32], grid: Grid, input_scale: 
     out
 }
 
+impl Weights {
+    /// Adds the bias of outputs, several of which have the scale of one row.
+    pub fn share(&mut self, bias: &[f32], row: impl Fn(usize) -> usize) {
+        let scales: Vec<f32> = (0..bias.len()).map(|o| self.bias_scales[row(o)]).collect();
+        self.bias = bias.iter().zip(&scales).map(|(&b, &s)| (f64::from(b) / f64::from(s)).round_ties_even() as i32).collect();
+        self.bias_scales = scales;
+    }
+}
+
 /// Signal to quantization noise ratio from two sums of squares.
 pub fn sqnr_db(signal: f64, noise: f64) -> f64 {
     if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }

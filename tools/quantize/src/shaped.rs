@@ -3,14 +3,17 @@
 use crate::float::Shapes;
 use crate::fold::{Scaling, scaling_of};
 use crate::onnx::*;
-use crate::{Error, Result};
+use crate::{Error, Result, sequences};
+use edge_infer::import::canonical::explicit_window;
 use std::collections::{HashMap, HashSet};
 
 /// All of them. Tensors keep their names and shapes; those of new ones are added.
 pub fn apply(graph: &mut GraphProto, shapes: &mut Shapes) -> Result<()> {
     flatten(graph, shapes);
+    leave_out_expands(graph, shapes);
+    sequences::to_pictures(graph, shapes)?;
     pointwise_heads(graph, shapes)?;
-    explicit_pads(graph, shapes)?;
+    explicit_pads(graph, shapes);
     merge_pads(graph, shapes)?;
     for node in graph.node.iter_mut().filter(|n| is_op(n, "GlobalMaxPool")) {
         if let Some(&[_, _, h, w]) = shapes.get(&node.input[0]).map(Vec::as_slice) {
@@ -18,6 +21,7 @@ pub fn apply(graph: &mut GraphProto, shapes: &mut Shapes) -> Result<()> {
             node.attribute.push(ints("kernel_shape", &[h as i64, w as i64]));
         }
     }
+    channel_reductions(graph, shapes)?;
     scalings_to_convs(graph, shapes)?;
     prune(graph);
     Ok(())
@@ -50,6 +54,25 @@ fn flatten(graph: &mut GraphProto, shapes: &Shapes) {
             if matches!(shape(at), Some(&[1, c, h, w]) if c * h * w == n) {
                 *node = make_node("Flatten", &[at], &y, vec![int_attribute("axis", 1)]);
                 break;
+            }
+        }
+    }
+    remove_unread(graph);
+}
+
+/// An Expand to the shape of the other operand is what arithmetic does by itself.
+fn leave_out_expands(graph: &mut GraphProto, shapes: &Shapes) {
+    let shape = |name: &String| shapes.get(name).map(Vec::as_slice);
+    let expands: HashMap<String, String> = graph
+        .node
+        .iter()
+        .filter(|n| is_op(n, "Expand") && shape(&n.input[0]).map(<[usize]>::len) == shape(&n.output[0]).map(<[usize]>::len))
+        .map(|n| (n.output[0].clone(), n.input[0].clone()))
+        .collect();
+    for node in graph.node.iter_mut().filter(|n| ["Add", "Sub", "Mul", "Div"].iter().any(|op| is_op(n, op)) && n.input.len() == 2) {
+        for (i, other) in [(0, 1), (1, 0)] {
+            if let Some(source) = expands.get(&node.input[i]).filter(|_| shape(&node.input[i]) == shape(&node.input[other])) {
+                node.input[i].clone_from(source);
             }
         }
     }
@@ -109,47 +132,14 @@ fn kernel(node: &NodeProto, shapes_of_weights: &HashMap<String, Vec<i64>>) -> Op
     }
 }
 
-fn pair(node: &NodeProto, name: &str) -> Option<[i64; 2]> {
-    match *attr_ints(node, name) {
-        [] => Some([1, 1]),
-        [a, b] if a > 0 && b > 0 => Some([a, b]),
-        _ => None,
-    }
-}
-
-/// `auto_pad` SAME_UPPER, SAME_LOWER and VALID become numbers (ONNX Conv, "auto_pad").
-fn explicit_pads(graph: &mut GraphProto, shapes: &Shapes) -> Result<()> {
+/// `auto_pad` and `output_shape` become numbers: a file that leaves the size open is quantized for one size.
+fn explicit_pads(graph: &mut GraphProto, shapes: &Shapes) {
     let weights: HashMap<String, Vec<i64>> = graph.initializer.iter().map(|t| (t.name.clone(), t.dims.clone())).collect();
-    for node in graph.node.iter_mut().filter(|n| ["Conv", "MaxPool", "AveragePool"].contains(&n.op_type.as_str())) {
-        let mode = attr(node, "auto_pad").map(|a| a.s.clone()).unwrap_or_default();
-        let pads = match mode.as_slice() {
-            b"" | b"NOTSET" => continue,
-            b"VALID" => [0; 4],
-            b"SAME_UPPER" | b"SAME_LOWER" => {
-                let size = |name: &str| match shapes.get(name).map(Vec::as_slice) {
-                    Some(&[_, _, h, w]) => Some([h as i64, w as i64]),
-                    _ => None,
-                };
-                let known = (|| {
-                    let (k, s, d) = (kernel(node, &weights)?, pair(node, "strides")?, pair(node, "dilations")?);
-                    Some((size(&node.input[0])?, k, s, d))
-                })();
-                let Some((x, k, s, d)) = known else { continue };
-                let mut pads = [0; 4];
-                for i in 0..2 {
-                    let out = (x[i] + s[i] - 1) / s[i];
-                    let total = ((out - 1) * s[i] + (k[i] - 1) * d[i] + 1 - x[i]).max(0);
-                    let (small, large) = (total / 2, total - total / 2);
-                    (pads[i], pads[i + 2]) = if mode == b"SAME_UPPER" { (small, large) } else { (large, small) };
-                }
-                pads
-            }
-            other => return Err(node_error(node, format!("auto_pad {} is unknown", String::from_utf8_lossy(other)))),
-        };
-        node.attribute.retain(|a| a.name != "auto_pad");
-        set_ints(node, "pads", &pads);
+    for node in graph.node.iter_mut().filter(|n| ["Conv", "ConvTranspose", "MaxPool", "AveragePool"].contains(&n.op_type.as_str())) {
+        if let (Some(&[_, _, h, w]), Some(kernel)) = (shapes.get(&node.input[0]).map(Vec::as_slice), kernel(node, &weights)) {
+            explicit_window(node, kernel, [h as i64, w as i64]);
+        }
     }
-    Ok(())
 }
 
 /// Zero padding before a Conv, or before a MaxPool of values that are never negative, becomes its own padding.
@@ -221,6 +211,48 @@ fn zero_padding(node: &NodeProto, constants: &HashMap<String, TensorProto>) -> O
         [0, 0, a, b, 0, 0, c, d] if zero && [a, b, c, d].iter().all(|p| (0..=64).contains(p)) => Some([a, b, c, d]),
         _ => None,
     }
+}
+
+/// The mean over channels is a 1×1 Conv, and the maximum over channels a MaxPool along them, as rows of a picture.
+fn channel_reductions(graph: &mut GraphProto, shapes: &mut Shapes) -> Result<()> {
+    let mut names = all_names(graph);
+    let mut at = 0;
+    while at < graph.node.len() {
+        let node = graph.node[at].clone();
+        at += 1;
+        let mean = is_op(&node, "ReduceMean");
+        if !(mean || is_op(&node, "ReduceMax")) || attr_int(&node, "keepdims", 1) != 1 {
+            continue;
+        }
+        let given = node.input.get(1).and_then(|a| graph.initializer.iter().find(|t| t.name == *a)).map(i64_data).transpose()?;
+        let axes = given.unwrap_or_else(|| attr_ints(&node, "axes").to_vec());
+        let Some(&[1, c, h, w]) = shapes.get(&node.input[0]).map(Vec::as_slice) else { continue };
+        if !matches!(axes[..], [1 | -3]) || c > 4096 {
+            continue;
+        }
+        let (x, y) = (node.input[0].as_str(), node.output[0].as_str());
+        let [first, second, third] = ["a", "b", "c"].map(|part| fresh_name(&mut names, &format!("{y}.{part}")));
+        let mut new = if mean {
+            graph.initializer.push(f32_tensor(&first, &[1, c, 1, 1], &vec![1.0 / c as f32; c]));
+            vec![make_node("Conv", &[x, &first], y, vec![ints("kernel_shape", &[1, 1])])]
+        } else {
+            let [rows, picture] = ["rows", "picture"].map(|part| fresh_name(&mut names, &format!("{y}.{part}")));
+            graph.initializer.push(i64_tensor(&rows, &[4], &[1, 1, c as i64, (h * w) as i64]));
+            graph.initializer.push(i64_tensor(&picture, &[4], &[1, 1, h as i64, w as i64]));
+            shapes.insert(second.clone(), vec![1, 1, c, h * w]);
+            shapes.insert(third.clone(), vec![1, 1, 1, h * w]);
+            vec![
+                make_node("Reshape", &[x, &rows], &second, vec![]),
+                make_node("MaxPool", &[&second], &third, vec![ints("kernel_shape", &[c as i64, 1])]),
+                make_node("Reshape", &[&third, &picture], y, vec![]),
+            ]
+        };
+        if let (Some(last), false) = (new.last_mut(), node.name.is_empty()) {
+            last.name.clone_from(&node.name);
+        }
+        graph.node.splice(at - 1..at, new);
+    }
+    Ok(())
 }
 
 /// A BatchNorm (or per-channel Mul, Add …) that no Conv absorbed becomes a 1×1 Conv with one channel per group,

@@ -511,6 +511,108 @@ fn pre_activation_and_plain_networks_run_in_int8() {
     }
 }
 
+/// Transposed convolutions of all kinds, attention by place, squeeze and excitation by vectors, a mirrored border, a BatchNorm of vectors, and
+/// results that convolutions make: all in int8.
+#[test]
+fn decoders_and_attention_run_in_int8() {
+    let dir = tempfile::tempdir().unwrap();
+    let npy = dir.path().join("x.npy");
+    write_npy(&npy, IMAGES);
+    let inputs = Inputs::collect(&[npy], &SHAPE, None).unwrap();
+    let bn = |n: &mut Net, y: &str, x: &str, c: usize| {
+        let parts = ["g", "b", "m", "v"].map(|p| format!("{y}.{p}"));
+        for (part, (gain, offset)) in parts.iter().zip([(0.3, 1.0), (0.2, 0.0), (0.1, 0.0), (0.1, 0.5)]) {
+            n.random(part, &[c], gain, offset);
+        }
+        let [g, b, m, v] = &parts;
+        n.op("BatchNormalization", &[x, g, b, m, v], y, vec![]);
+    };
+    let conv = |n: &mut Net, y: &str, x: &str, [o, i, k]: [usize; 3], stride: i64| {
+        let w = format!("{y}.w");
+        n.random(&w, &[o, i, k, k], 2.0 / (i * k * k) as f32, 0.0);
+        n.op("Conv", &[x, &w], y, vec![ints("pads", &[(k / 2) as i64; 4]), ints("strides", &[stride; 2])]);
+    };
+    // Twice the height and width.
+    let up = |n: &mut Net, y: &str, x: &str, [i, o, groups]: [usize; 3]| {
+        let (w, b) = (format!("{y}.w"), format!("{y}.b"));
+        n.random(&w, &[i, o / groups, 4, 4], 4.0 / (i / groups * 16) as f32, 0.0);
+        n.random(&b, &[o], 0.2, 0.0);
+        let window = vec![ints("pads", &[1; 4]), ints("strides", &[2, 2]), int_attribute("group", groups as i64)];
+        n.op("ConvTranspose", &[x, &w, &b], y, window);
+    };
+    let finish = |mut n: Net, y: &str, dims: &[i64]| {
+        n.graph.input.push(value("x", &[1, 3, 16, 16]));
+        n.graph.output.push(value(y, dims));
+        model(17, n.graph)
+    };
+    let mut decoder = Net::default();
+    conv(&mut decoder, "a", "x", [8, 3, 3], 4);
+    decoder.op("Relu", &["a"], "ar", vec![]);
+    up(&mut decoder, "u1", "ar", [8, 6, 1]);
+    bn(&mut decoder, "b1", "u1", 6);
+    decoder.op("Relu", &["b1"], "r1", vec![]);
+    up(&mut decoder, "u2", "r1", [6, 6, 6]);
+    up(&mut decoder, "u3", "u2", [6, 4, 2]);
+    bn(&mut decoder, "y", "u3", 4);
+
+    let mut attention = Net::default();
+    conv(&mut attention, "a", "x", [8, 3, 3], 1);
+    attention.op("Relu", &["a"], "ar", vec![]);
+    attention.op("GlobalAveragePool", &["ar"], "mean", vec![]);
+    attention.op("Flatten", &["mean"], "flat", vec![]);
+    attention.random("squeeze.w", &[4, 8], 1.0, 0.0);
+    attention.random("excite.w", &[8, 4], 1.0, 0.0);
+    attention.op("Gemm", &["flat", "squeeze.w"], "squeeze", vec![int_attribute("transB", 1)]);
+    attention.op("Relu", &["squeeze"], "sr", vec![]);
+    attention.op("Gemm", &["sr", "excite.w"], "excite", vec![int_attribute("transB", 1)]);
+    attention.op("Sigmoid", &["excite"], "gate", vec![]);
+    attention.graph.initializer.push(i64_tensor("axes", &[2], &[2, 3]));
+    attention.op("Unsqueeze", &["gate", "axes"], "gates", vec![]);
+    attention.op("Mul", &["ar", "gates"], "gated", vec![]);
+    attention.op("ReduceMean", &["gated"], "mean1", vec![ints("axes", &[1])]);
+    attention.op("ReduceMax", &["gated"], "max1", vec![ints("axes", &[1])]);
+    attention.op("Concat", &["mean1", "max1"], "both", vec![int_attribute("axis", 1)]);
+    conv(&mut attention, "place", "both", [1, 2, 7], 1);
+    attention.op("Sigmoid", &["place"], "places", vec![]);
+    attention.op("Mul", &["gated", "places"], "placed", vec![]);
+    attention.graph.initializer.push(i64_tensor("border", &[8], &[0, 0, 2, 1, 0, 0, 1, 2]));
+    let mirror = AttributeProto { name: "mode".into(), r#type: 3, s: b"reflect".to_vec(), ..Default::default() };
+    attention.op("Pad", &["placed", "border"], "mirrored", vec![mirror]);
+    conv(&mut attention, "c", "mirrored", [4, 8, 3], 1);
+    attention.op("Relu", &["c"], "y", vec![]);
+
+    let mut face = Net::default();
+    conv(&mut face, "a", "x", [8, 3, 3], 4);
+    face.op("Flatten", &["a"], "flat", vec![]);
+    face.random("fc.w", &[128, 6], 0.1, 0.0);
+    face.random("fc.b", &[6], 0.1, 0.0);
+    face.op("Gemm", &["flat", "fc.w", "fc.b"], "features", vec![]);
+    bn(&mut face, "y", "features", 6);
+
+    let nets = [
+        ("decoder", finish(decoder, "y", &[1, 4, 32, 32])),
+        ("attention", finish(attention, "y", &[1, 4, 19, 19])),
+        ("face", finish(face, "y", &[1, 6])),
+    ];
+    for (name, m) in &nets {
+        let read = input::decode(&bytes(m)).unwrap();
+        let path = dir.path().join(format!("{name}.onnx"));
+        let mut quantized = int8(&read, &inputs, &path);
+        let report = quantized.report();
+        let left: Vec<_> = report.nodes.iter().filter_map(|n| Some((n.op.as_str(), n.why.clone()?))).collect();
+        assert!(left.is_empty(), "{name}: {left:?}");
+        let file = decode(&std::fs::read(&path).unwrap()).unwrap();
+        for i in 0..IMAGES {
+            let x = inputs.load(i).unwrap();
+            let (want, defined, got) = (run(m, &SHAPE, &x), run(&file, &SHAPE, &x), quantized.run(&x).unwrap());
+            let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let off = |theirs: &[f32]| theirs.iter().zip(got).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+            // One step of 255, and rounding errors that pass through later layers; and what eight bits cost.
+            assert!(off(&defined) < 0.02 && off(&want) < 0.15, "{name}: picture {i}: {} {}", off(&defined), off(&want));
+        }
+    }
+}
+
 #[test]
 fn what_is_not_supported_is_named_with_a_way_out() {
     let refuse = |change: &dyn Fn(&mut ModelProto), words: &[&str]| {
