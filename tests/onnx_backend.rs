@@ -46,13 +46,6 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Cases in `int8` form that stay with tract, with a word of the reason.
 const IN_TRACT: &[(&str, &str)] = &[
-    ("test_averagepool_2d_precomputed_same_upper.int8", "auto_pad"),
-    ("test_averagepool_2d_same_upper.int8", "auto_pad"),
-    ("test_averagepool_2d_same_lower.int8", "auto_pad"),
-    ("test_conv_with_autopad_same.int8", "auto_pad"),
-    ("test_maxpool_2d_precomputed_same_upper.int8", "auto_pad"),
-    ("test_maxpool_2d_same_upper.int8", "auto_pad"),
-    ("test_maxpool_2d_same_lower.int8", "auto_pad"),
     ("test_maxpool_with_argmax_2d_precomputed_pads.int8", "indices are asked for"),
     ("test_maxpool_with_argmax_2d_precomputed_strides.int8", "indices are asked for"),
     ("test_clip_min_greater_than_max.int8", "its lower bound is above its upper one"),
